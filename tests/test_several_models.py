@@ -298,6 +298,11 @@ def test_the_figures_of_several_models_agree_with_hand_calculation(incomplete: E
     assert by_name["deep"].ic.mean() == pytest.approx(TURNED)
     assert by_name["shallow"].rank_ic.mean() == pytest.approx(1.0)
     assert by_name["deep"].rank_ic.mean() == pytest.approx(-0.5)
+    apart = summary.comparison.differences.xs("IC", level="figure")
+    assert apart["days"].to_dict() == {"shallow": 8, "deep": 12}
+    assert apart["difference"].tolist() == pytest.approx([UP - AVERAGE, 8 * (TURNED - AVERAGE) / 12])
+    section = (tmp_path / "report.html").read_text(encoding="utf-8").split('<section id="models"')[1]
+    assert f"{UP - AVERAGE:+.4f}".replace("-", "−") in section.split("</section>")[0]
 
 
 def test_the_page_names_the_models(incomplete: Experiment, tmp_path: Path) -> None:

@@ -33,7 +33,8 @@ from rollforge.report.figures import boundaries, path_returns
 from rollforge.report.headline import label_description
 from rollforge.report.inputs import TaskRow, task_rows
 from rollforge.report.plotly_figure import to_plotly
-from rollforge.report.summary import LAGS, QUANTILES, quantiles_by_day, tasks_with_metrics, usable_calendar
+from rollforge.report.quality import QUANTILES, quantiles_by_day
+from rollforge.report.summary import LAGS, tasks_with_metrics, usable_calendar
 from rollforge.report.timeline import window_bars
 
 if TYPE_CHECKING:

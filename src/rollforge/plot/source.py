@@ -17,7 +17,7 @@ from rollforge.session import Session, current_session
 
 if TYPE_CHECKING:
     from rollforge.collect.result import Collected
-    from rollforge.report.summary import Quality
+    from rollforge.report.quality import Quality
 
 __all__ = [
     "Backtested",

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from rollforge.report import portfolio_figures, signal_figures
+from rollforge.report import comparison_figures, portfolio_figures, signal_figures
+from rollforge.report.compare import Comparison
 from rollforge.report.drawing import Figure, day_texts, stacked, with_gaps
 from rollforge.report.inputs import TaskRow
-from rollforge.report.summary import Quality, Summary
+from rollforge.report.quality import Quality
+from rollforge.report.summary import Summary
 
 __all__ = ["Plots", "boundaries", "figures"]
 
@@ -59,6 +61,8 @@ def figures(summary: Summary) -> Plots:
         )
         plots["cumulative"] = signal_figures.cumulative_ic(summary.ic, summary.rank_ic, days, "#ic")
         plots["histogram"] = signal_figures.histogram(summary.ic, summary.rank_ic, unit)
+    if summary.comparison is not None:
+        _compare(summary.comparison, plots, series)
     if summary.quantiles is not None:
         series["quantiles"] = day_texts(summary.quantiles.index)
         plots["quantiles"] = signal_figures.quantiles(summary.quantiles, "#quantiles")
@@ -79,18 +83,41 @@ def figures(summary: Summary) -> Plots:
             series[f"paths{i}"] = day_texts(returns.index)
             plots[f"paths{i}"] = signal_figures.paths(returns, f"#paths{i}")
     if summary.portfolio is not None:
-        series["portfolio"] = day_texts(summary.portfolio.index)
-        above, below = (
-            draw(summary.portfolio, "#portfolio", benchmark=summary.has_benchmark)
-            for draw in (portfolio_figures.equity, portfolio_figures.drawdowns)
-        )
-        # The colours of the drawdowns are those of the curves above.
-        below["data"] = [{**trace, "showlegend": False} for trace in below["data"]]
-        plots["portfolio"] = stacked([above, below], [290, 120])
-        if summary.exposure is not None:
-            traded = summary.exposure["turnover"]
-            plots["exposure"] = portfolio_figures.exposures(summary.exposure, traded, "#portfolio", unit)
+        _backtest(summary, summary.portfolio, plots, series)
     return Plots({name: _rounded(figure) for name, figure in plots.items()}, series)
+
+
+def _backtest(
+    summary: Summary, returns: pd.DataFrame, plots: dict[str, Figure], series: dict[str, Sequence[str]]
+) -> None:
+    """Add the plots of a backtest."""
+    series["portfolio"] = day_texts(returns.index)
+    above, below = (
+        draw(returns, "#portfolio", benchmark=summary.has_benchmark)
+        for draw in (portfolio_figures.equity, portfolio_figures.drawdowns)
+    )
+    # The colours of the drawdowns are those of the curves above.
+    below["data"] = [{**trace, "showlegend": False} for trace in below["data"]]
+    plots["portfolio"] = stacked([above, below], [290, 120])
+    if summary.exposure is not None:
+        traded = summary.exposure["turnover"]
+        plots["exposure"] = portfolio_figures.exposures(summary.exposure, traded, "#portfolio", summary.headline.period)
+
+
+def _compare(comparison: Comparison, plots: dict[str, Figure], series: dict[str, Sequence[str]]) -> None:
+    """Add the plots of a comparison."""
+    found = {
+        "compared": ([one.quality.ic for one in comparison.results if one.quality is not None], comparison_figures.cumulative_ic),
+        "equity": ([one.net for one in comparison.results if one.net is not None], comparison_figures.equity),
+    }  # fmt: skip
+    for name, (curves, draw) in found.items():
+        days = with_gaps(comparison_figures.days_of(curves))
+        if len(days):
+            series[name] = day_texts(days)
+            plots[name] = draw(comparison.results, days, f"#{name}")
+    figures_of = comparison.differences.index.get_level_values("figure")
+    if "IC" in figures_of and len(comparison.results) <= comparison_figures.MAX_ROWS:
+        plots["differences"] = comparison_figures.differences(comparison)
 
 
 def path_returns(paths: Sequence[Quality]) -> pd.DataFrame:

@@ -19,14 +19,17 @@ import pandas as pd
 from rollforge.collect.trials import Trials
 from rollforge.errors import DataError, counted
 from rollforge.markup import Markup, join, tag
+from rollforge.report.compare import Comparison
 from rollforge.report.drawing import Figure, rolling_days
 from rollforge.report.figures import Plots, boundaries, figures
 from rollforge.report.headline import backtest_year, evaluated_days_text, headline_figures, label_description
-from rollforge.report.summary import QUANTILES, Headline, Persistence, Summary
+from rollforge.report.quality import QUANTILES
+from rollforge.report.summary import Headline, Persistence, Summary
 from rollforge.report.tables import (
     cards,
     checks_table,
     dates_table,
+    differences_table,
     environment_table,
     exposure_texts,
     failed_tasks,
@@ -216,8 +219,8 @@ def _sections(summary: Summary, plots: Plots) -> Iterator[_Section]:
     if summary.tasks:
         yield _windows(summary)
         yield _checks(summary)
-    if summary.models:
-        yield _models(summary)
+    if summary.comparison is not None:
+        yield _models(summary, summary.comparison, plots)
     if summary.has_quality:
         yield from _quality(summary, plots)
     if summary.quantile_table is not None:
@@ -258,12 +261,28 @@ def _checks(summary: Summary) -> _Section:
     return _Section("checks", "What was checked", lead, checks_table(summary.checks))
 
 
-def _models(summary: Summary) -> _Section:
+def _models(summary: Summary, comparison: Comparison, plots: Plots) -> _Section:
+    headline = summary.headline
     lead = (
-        f"Each model is evaluated with its own label on its own {summary.headline.period}s; the first row is their combination, as above. "
-        f"Long-short: highest minus lowest fifth, {_year(summary.headline)} per year, before costs."
+        f"Each model is evaluated with its own label on its own {headline.period}s; the first row is their combination, as above. "
+        f"Long-short: highest minus lowest fifth, {_year(headline)} per year, before costs."
     )
-    return _Section("models", "Models", lead, models_table(summary.headline, summary.models))
+    made = differences_table(comparison, headline.period)
+    apart = None
+    if made is not None:
+        label = label_description(headline.label_text, headline.label_days, headline.period)
+        said = (
+            f"Each model minus the ensemble, on the {headline.period}s that both have. Label: {label}. An interval that contains 0 "
+            "means that the difference may be due to chance; among many models, some intervals exclude 0 by chance."
+        )
+        apart = join(
+            tag("h3", "Differences from the ensemble"), tag("p", said, class_="lead"), _plot(plots, "differences"), made
+        )
+    notes = [tag("p", note, class_="empty") for note in comparison.notes]
+    body = join(
+        models_table(headline, summary.models, comparison), _plot(plots, "compared", "Cumulative IC"), apart, *notes
+    )
+    return _Section("models", "Models", lead, body)
 
 
 def _quality(summary: Summary, plots: Plots) -> Iterator[_Section]:

@@ -12,16 +12,11 @@ import pandas as pd
 from rollforge.collect.trials import Trials
 from rollforge.confidential import mask_secrets
 from rollforge.dates import as_timestamp, show_time, times_of
-from rollforge.errors import DataError
 from rollforge.generate.checks import Check
 from rollforge.record.analysis import (
-    calc_ic,
-    calc_long_short_return,
     mean_to_std,
-    newey_west_t,
-    quantile_returns,
 )
-from rollforge.record.performance import RETURNS, daily_returns, exposure, has_benchmark, performance
+from rollforge.record.performance import exposure, has_benchmark, performance
 from rollforge.record.periods import YEAR, backtest_periods, period_name, periods_per_year
 from rollforge.record.persistence import (
     Interval,
@@ -31,24 +26,26 @@ from rollforge.record.persistence import (
     ic_decay,
     quantile_turnover,
 )
+from rollforge.report.compare import Compared, Comparison, compare
 from rollforge.report.inputs import ModelInputs, ReportInputs, TaskRow
+from rollforge.report.quality import QUANTILES, Quality, evaluated, portfolio_returns, score_column
 
 __all__ = [
+    "ENSEMBLE",
     "Headline",
     "Persistence",
-    "Quality",
     "Summary",
     "by_month",
     "path_distribution",
     "path_figures",
-    "quantiles_by_day",
     "result_metrics",
     "summarise",
     "tasks_with_metrics",
     "usable_calendar",
 ]
 
-QUANTILES = 5
+ENSEMBLE = "ensemble"
+"""Name of the combination of several models in their comparison."""
 LAGS = (1, 2, 5, 10, 20)
 """Lags in days at which the persistence of a signal is shown."""
 METRICS = ("IC", "ICIR", "Rank IC", "Rank ICIR")
@@ -106,49 +103,6 @@ class Headline:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Quality:
-    """Quality of a prediction, evaluated against a label. Series and frames are sorted by day."""
-
-    name: str
-    label_text: str
-    label_days: int | None
-    days: int
-    """Number of days of the prediction."""
-    ic: pd.Series
-    """Daily IC; like `rank_ic`, without days that have none."""
-    rank_ic: pd.Series
-    returns: pd.DataFrame
-    """Mean label of each quintile, columns 1 to 5, and of all, column ``mean``; over the days of the label."""
-    backtest: pd.Series | None = None
-    """Figures of the backtest of a path, after costs: those of ``strategy, after costs`` in `portfolio_risk`."""
-    per_year: float = YEAR
-    """Number of days, or of the calendar's other periods, in a year."""
-
-    @property
-    def long_short(self) -> pd.Series:
-        """Return of the highest minus the lowest quintile on days with both, over the days of the label."""
-        spread: pd.Series = (self.returns[QUANTILES] - self.returns[1]).dropna()
-        return spread
-
-    @property
-    def ic_t(self) -> float:
-        """t statistic of the mean IC; NaN if the days of the label are unknown."""
-        return float("nan") if self.label_days is None else newey_west_t(self.ic, self.label_days)
-
-    def annual(self, returns: pd.Series) -> float:
-        """Return the mean of returns over the days of the label, per year."""
-        return float(returns.mean()) * self._periods
-
-    def sharpe(self, returns: pd.Series) -> float:
-        """Return the Sharpe ratio of returns over the days of the label, per year."""
-        return mean_to_std(returns) * float(np.sqrt(self._periods))
-
-    @property
-    def _periods(self) -> float:
-        return float("nan") if self.label_days is None else self.per_year / self.label_days
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Persistence:
     """Confidence interval and decay of a prediction's IC, and turnover of its scores."""
 
@@ -184,8 +138,13 @@ class Summary:
     groups. None if there are no groups."""
     model_groups: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     """The same of each model out of several, with its own label."""
+    quality: Quality | None = None
+    """Quality of the prediction; None without a prediction or labels."""
     models: tuple[Quality, ...] = ()
     """Quality of each model, evaluated against its own label; empty for a single model."""
+    comparison: Comparison | None = None
+    """The combination of several models, called :data:`ENSEMBLE`, and each of them; None for a single model. The figures
+    of a model are those with its own label, and its differences from the combination those with the combination's."""
     paths: Mapping[str, tuple[Quality, ...]] = field(default_factory=dict)
     """Model -> quality of each of its backtest paths; empty without combinatorial splits."""
     trials: Trials | None = None
@@ -245,11 +204,11 @@ def summarise(inputs: ReportInputs) -> Summary:
         _effort(inputs.tasks), models=tuple(m.name for m in inputs.models), ensembles=inputs.ensembles,
         period=period_name(inputs.calendar), per_year=per_year,
     )  # fmt: skip
-    scores = _column(inputs.prediction, "prediction")
+    scores = score_column(inputs.prediction, "prediction")
     if scores is not None:
         headline = _extent(headline, scores)
     whole = ModelInputs("", inputs.prediction, inputs.label, inputs.label_text, inputs.label_days)
-    quality = _quality(whole, per_year)
+    quality = evaluated(whole, per_year)
     ic = rank_ic = fifths = table = None
     if quality is not None:
         headline = _with_evaluation(headline, quality)
@@ -263,7 +222,7 @@ def summarise(inputs: ReportInputs) -> Summary:
     names = {task.model for task in inputs.tasks}
     if quality is not None and not inputs.models and len(names) == 1:
         qualities[names.pop()] = quality
-    portfolio = _portfolio(inputs.portfolio)
+    portfolio = portfolio_returns(inputs.portfolio)
     return Summary(
         title=mask_secrets(inputs.title),
         tasks=tasks_with_metrics(inputs.tasks, {name: (q.ic, q.rank_ic) for name, q in qualities.items()}),
@@ -279,7 +238,9 @@ def summarise(inputs: ReportInputs) -> Summary:
             for model in inputs.models
             if model.name in qualities and (table := _groups(model, inputs.groups)) is not None
         },
+        quality=quality,
         models=models,
+        comparison=_comparison(inputs, quality, qualities, per_year),
         paths={model: made for model, own in inputs.paths.items() if (made := _qualities(own, per_year))},
         trials=inputs.trials,
         portfolio=portfolio,
@@ -296,8 +257,29 @@ def summarise(inputs: ReportInputs) -> Summary:
     )
 
 
+def _comparison(
+    inputs: ReportInputs, whole: Quality | None, own: Mapping[str, Quality], per_year: float
+) -> Comparison | None:
+    """Compare each model with the combination of all."""
+    if not inputs.models or whole is None:
+        return None
+    alike = (whole.label_text, whole.label_days)
+    members = []
+    for model in inputs.models:
+        quality = own.get(model.name)
+        if quality is not None and (quality.label_text, quality.label_days) != alike:
+            quality = evaluated(
+                replace(model, label=inputs.label, label_text=inputs.label_text, label_days=inputs.label_days), per_year
+            )
+        members.append(Compared(name=model.name, quality=quality, per_year=per_year))
+    name = ENSEMBLE
+    while any(model.name == name for model in inputs.models):
+        name += " "
+    return compare([Compared(name=name, quality=whole, per_year=per_year), *members], own)
+
+
 def _persistence(inputs: ReportInputs, quality: Quality) -> Persistence:
-    scores, truth = _column(inputs.prediction, "prediction"), _column(inputs.label, "label")
+    scores, truth = score_column(inputs.prediction, "prediction"), score_column(inputs.label, "label")
     calendar, h = usable_calendar(inputs.calendar, scores), quality.label_days
     by_lag = ic_decay(scores, truth, (0, *LAGS), calendar, days=h)
     turnover = quantile_turnover(scores, QUANTILES, 1, calendar)[[QUANTILES, 1]].set_axis(["highest", "lowest"], axis=1)
@@ -311,7 +293,7 @@ def _persistence(inputs: ReportInputs, quality: Quality) -> Persistence:
 def _groups(model: ModelInputs, groups: pd.Series | None) -> pd.DataFrame | None:
     if groups is None:
         return None
-    scores, truth = _column(model.prediction, "prediction"), _column(model.label, "label")
+    scores, truth = score_column(model.prediction, "prediction"), score_column(model.label, "label")
     table = ic_by_group(scores, truth, groups, days=model.label_days)
     return None if table.empty else table.rename_axis(str(groups.name or "group"))
 
@@ -366,7 +348,7 @@ def _trial_metrics(trials: Trials | None) -> dict[str, float | None]:
 
 
 def _qualities(given: Sequence[ModelInputs], per_year: float) -> tuple[Quality, ...]:
-    return tuple(made for one in given if (made := _quality(one, per_year)) is not None)
+    return tuple(made for one in given if (made := evaluated(one, per_year)) is not None)
 
 
 def path_figures(paths: Sequence[Quality]) -> pd.DataFrame:
@@ -402,48 +384,6 @@ def path_distribution(figures: pd.DataFrame) -> pd.DataFrame:
     The standard deviation is that of a sample; it is NaN for a single path.
     """
     return figures.agg(["mean", "std", "min", "median", "max"])
-
-
-def _quality(given: ModelInputs, per_year: float) -> Quality | None:
-    """Return the quality of a prediction; None without a prediction or labels."""
-    if given.label_days is not None and given.label_days < 1:
-        raise DataError(f"label_days must be at least 1 trading day, found {given.label_days}.")
-    scores, truth = _column(given.prediction, "prediction"), _column(given.label, "label")
-    if scores is None or truth is None:
-        return None
-    ic, rank_ic = calc_ic(scores, truth, dropna=True)
-    portfolio = _portfolio(given.portfolio)
-    return Quality(
-        name=given.name,
-        label_text=given.label_text,
-        label_days=given.label_days,
-        days=int(scores.index.get_level_values("datetime").nunique()),
-        ic=ic,
-        rank_ic=rank_ic,
-        returns=quantiles_by_day(scores, truth, QUANTILES),
-        backtest=None
-        if given.portfolio is None or portfolio is None
-        else performance(given.portfolio, per_year=backtest_periods(per_year)).T[RETURNS["strategy"]],
-        per_year=per_year,
-    )
-
-
-def quantiles_by_day(scores: pd.Series, truth: pd.Series, n: int) -> pd.DataFrame:
-    """Return the mean label of each of `n` quantiles and, in the column ``mean``, of all, by day."""
-    _, mean = calc_long_short_return(scores, truth, dropna=True)
-    return quantile_returns(scores, truth, n).assign(mean=mean)
-
-
-def _column(frame: pd.DataFrame | None, what: str) -> pd.Series | None:
-    if frame is None or not len(frame):
-        return None
-    missing = [name for name in ("datetime", "instrument") if name not in frame.index.names]
-    if missing:
-        raise DataError(
-            f"The {what} needs an index with the levels datetime and instrument, found {list(frame.index.names)}."
-        )
-    column: pd.Series = frame.iloc[:, 0]
-    return column
 
 
 def _effort(tasks: Sequence[TaskRow]) -> Headline:
@@ -542,10 +482,6 @@ def tasks_with_metrics(tasks: Sequence[TaskRow], ics: Mapping[str, tuple[pd.Seri
 def _between(name: str, values: pd.Series, start: np.datetime64, end: np.datetime64) -> dict[str, float]:
     inside = values.loc[as_timestamp(start) : as_timestamp(end)]
     return {f"{name}IC": float(inside.mean()), f"{name}ICIR": mean_to_std(inside)} if len(inside) else {}
-
-
-def _portfolio(report: pd.DataFrame | None) -> pd.DataFrame | None:
-    return None if report is None or not len(report) else daily_returns(report)
 
 
 def _exposure(inputs: ReportInputs) -> pd.DataFrame | None:

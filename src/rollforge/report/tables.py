@@ -15,14 +15,14 @@ from rollforge.generate.timeline import SegmentSpan
 from rollforge.markup import Markup, join, tag
 from rollforge.record.performance import monthly_returns
 from rollforge.record.periods import YEAR, backtest_periods
+from rollforge.report.compare import Comparison, Difference
 from rollforge.report.headline import HeadlineFigure, combined_text, duration, evaluated_days_text, label_description
 from rollforge.report.inputs import TaskRow
+from rollforge.report.quality import QUANTILES, Quality
 from rollforge.report.summary import (
     METRICS,
-    QUANTILES,
     Headline,
     Persistence,
-    Quality,
     by_month,
     path_distribution,
     path_figures,
@@ -30,9 +30,9 @@ from rollforge.report.summary import (
 from rollforge.report.timeline import segment_names
 
 __all__ = [
-    "cards", "check_rows", "checks_table", "dates_table", "environment_table", "exposure_texts", "failed_tasks", "groups_table",
-    "models_table", "month_tables", "number", "persistence_table", "quantile_table", "return_months", "risk_table",
-    "windows_table",
+    "cards", "check_rows", "checks_table", "dates_table", "differences_table", "environment_table", "exposure_texts",
+    "failed_tasks", "groups_table", "interval_text", "models_table", "month_tables", "number", "persistence_table",
+    "quantile_table", "return_months", "risk_table", "windows_table",
 ]  # fmt: skip
 
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
@@ -240,29 +240,69 @@ def _heat_cell(value: float, label: str, largest: float, text: Callable[[float],
     return tag("td", text(value), class_=side, style=f"--a:{strength:.2f}", title=f"{label}: {number(value, '.4f')}")
 
 
-def models_table(whole: Headline, models: Sequence[Quality]) -> Markup:
+def models_table(whole: Headline, models: Sequence[Quality], comparison: Comparison) -> Markup:
     """Return one row per model with its quality, after a row with that of their combination."""
     overlapping = whole.label_days != 1 or any(model.label_days != 1 for model in models)
     heads = [
         ("model", ""), ("label", ""), ("evaluated on", ""), ("IC", "n"), ("IC t-stat", "n"), ("Rank IC", "n"),
         ("annual long-short", "n"), (f"Sharpe, all {whole.period}s" if overlapping else "Sharpe", "n"),
     ]  # fmt: skip
-    combined = _model_row(
-        combined_text(whole),
-        label_description(whole.label_text, whole.label_days, whole.period),
-        evaluated_days_text(whole.ic_days, whole.first_evaluated, whole.last_evaluated, whole.period),
-        [whole.ic, whole.ic_t, whole.rank_ic, whole.long_short_return, whole.long_short_sharpe],
-    )
+    label = label_description(whole.label_text, whole.label_days, whole.period)
+    labels = {model.name: label_description(model.label_text, model.label_days, whole.period) for model in models}
     rows = []
-    for model in models:
-        ic, spread = model.ic, model.long_short
-        first, last = (f"{day:%Y-%m-%d}" for day in ic.index[[0, -1]]) if len(ic) else ("", "")
-        figures = [float(ic.mean()), model.ic_t, float(model.rank_ic.mean())]
-        figures += [model.annual(spread), model.sharpe(spread)]
-        label = label_description(model.label_text, model.label_days, whole.period)
-        days = evaluated_days_text(len(ic), first, last, whole.period)
-        rows.append(_model_row(model.name, label, days, figures))
-    return _table(heads, [combined, *rows], sortable=True)
+    for i, (name, row) in enumerate(comparison.figures.iterrows()):
+        days = evaluated_days_text(int(row["days"]), str(row["first"]), str(row["last"]), whole.period)
+        title = str(name) if i else combined_text(whole)
+        figures = [float(row[column]) for column in ("IC", "t", "Rank IC", "Return", "Sharpe")]
+        rows.append(_model_row(title, labels.get(str(name), "") if i else label, days, figures))
+    return _table(heads, rows, sortable=True)
+
+
+_DIFFERENCES = {"IC": ".4f", "Rank IC": ".4f", "Return": ".1%", "Net return": ".1%"}
+_NAMES = {"Return": "annual long-short", "Net return": "annual return after costs"}
+
+
+def differences_table(comparison: Comparison, period: str = "day", kind: str = "model") -> Markup | None:
+    """Return one row per result with its differences from the first, and their intervals; None if there are none."""
+    found = comparison.differences
+    there = [figure for figure in _DIFFERENCES if figure in found.index.get_level_values("figure")]
+    if not there:
+        return None
+    heads = [(kind, ""), (f"common {period}s", "n")]
+    for figure in there:
+        heads += [(_NAMES.get(figure, figure), "n"), ("95 % interval", "n")]
+    values = {
+        key: Difference(*row) for key, row in zip(found.index, found.itertuples(index=False, name=None), strict=True)
+    }
+    rows = []
+    for name in dict.fromkeys(found.index.get_level_values("name")):
+        own = {figure: values.get((name, figure), _NO_DIFFERENCE) for figure in there}
+        cells = [
+            tag("th", name, scope="row", class_="text"),
+            _number_cell(max(one.days for one in own.values()), ",.0f"),
+        ]
+        for figure, one in own.items():
+            form = _DIFFERENCES[figure]
+            cells += [
+                _number_cell(one.difference, f"+{form}"),
+                tag("td", interval_text(one.low, one.high, form), class_="n"),
+            ]
+        rows.append(tag("tr", *cells))
+    return _table(heads, rows, sortable=True)
+
+
+_NO_DIFFERENCE = Difference(0, np.nan, np.nan, np.nan, np.nan)
+
+
+def interval_text(low: float, high: float, form: str) -> str:
+    """Return the ends of an interval, or a dash if there is none.
+
+    Examples
+    --------
+    >>> interval_text(-0.012, 0.034, ".3f"), interval_text(np.nan, np.nan, ".3f")
+    ('−0.012 to 0.034', '–')
+    """
+    return f"{number(low, form)} to {number(high, form)}" if np.isfinite([low, high]).all() else _NOTHING
 
 
 def overfitting_table(trials: Trials, period: str = "day") -> Markup:

@@ -1,0 +1,199 @@
+"""Comparison of models with their ensemble: differences on common days, their intervals, and how the page shows them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from rollforge.errors import ConfigError
+from rollforge.generate.timeline import SegmentSpan, Window
+from rollforge.record.persistence import bootstrap_interval
+from rollforge.report.compare import Compared, compare, compared, definition_differences, paired_difference
+from rollforge.report.figures import figures
+from rollforge.report.html import render
+from rollforge.report.inputs import ModelInputs, ReportInputs, TaskRow
+from rollforge.report.summary import Summary, summarise
+
+RANKS = {1.0: (1, 2, 3), 0.5: (1, 3, 2), -0.5: (2, 3, 1), -1.0: (3, 2, 1)}
+"""IC -> scores of three instruments whose labels are 1, 2 and 3."""
+
+
+def days(number: int, first: int = 0) -> pd.DatetimeIndex:
+    return pd.bdate_range("2024-01-01", periods=first + number)[first:]
+
+
+def scores(*ics: float, first: int = 0) -> pd.DataFrame:
+    """Return a prediction whose IC and Rank IC are those given, from the day with the number `first`."""
+    index = pd.MultiIndex.from_product([days(len(ics), first), ["A", "B", "C"]], names=["datetime", "instrument"])
+    return pd.DataFrame({"score": [float(rank) for ic in ics for rank in RANKS[ic]]}, index)
+
+
+def labels(number: int, *, down: bool = False) -> pd.DataFrame:
+    index = pd.MultiIndex.from_product([days(number), ["A", "B", "C"]], names=["datetime", "instrument"])
+    return pd.DataFrame({"LABEL0": [3.0, 2.0, 1.0] * number if down else [1.0, 2.0, 3.0] * number}, index)
+
+
+def summary_of(
+    models: list[ModelInputs], ensemble: tuple[float, ...] = (1.0, 0.5, 0.5, -1.0), h: int | None = 1
+) -> Summary:
+    test = SegmentSpan(np.datetime64("2024-01-01"), np.datetime64("2024-01-04"), 4)
+    tasks = [TaskRow(Window(0, {"test": test}), "done", model=model.name) for model in models]
+    truth = labels(len(ensemble))
+    return summarise(
+        ReportInputs("mine", tasks, scores(*ensemble), truth, models=models, label_text="gain", label_days=h)
+    )
+
+
+def model(
+    name: str, prediction: pd.DataFrame | None, label: pd.DataFrame | None = None, h: int | None = 1, text: str = "gain"
+) -> ModelInputs:
+    return ModelInputs(name, prediction, labels(4) if label is None else label, text, h)
+
+
+MODELS = [
+    model("steady", scores(0.5, 0.5, 0.5, 0.5)),
+    model("late", scores(1.0, 1.0, -1.0, first=1)),  # its first window failed
+    model("same", scores(1.0, 0.5, 0.5, -1.0)),
+    model("failed", None),
+]
+
+
+def test_differences_are_those_of_common_days() -> None:
+    """The differences of steady are -0.5, 0, 0 and 1.5; late, whose first window failed, has three common days."""
+    found = summary_of(MODELS).comparison
+    assert found is not None
+    ic = found.differences.xs("IC", level="figure")
+    assert ic["days"].to_dict() == {"steady": 4, "late": 3, "same": 4}
+    assert ic["difference"].tolist() == pytest.approx([0.25, 1 / 3, 0.0])
+    assert ic["t"].tolist() == pytest.approx([0.25 / np.sqrt(0.75 / 4), 2.0, np.nan], nan_ok=True)
+    assert ic.loc["same", ["low", "high"]].tolist() == [0.0, 0.0]
+    assert found.differences.xs("Rank IC", level="figure")["difference"].tolist() == pytest.approx([0.25, 1 / 3, 0.0])
+    assert found.figures["IC"].tolist() == pytest.approx([0.25, 0.5, 1 / 3, 0.25, np.nan], nan_ok=True)
+    assert found.figures["days"].tolist() == [4, 4, 3, 4, 0]
+
+
+def test_intervals_respect_the_overlap_of_labels() -> None:
+    """With labels over two days, t has the autocovariances -0.0625 and -0.125 of the differences; over four days, no
+    interval of four differences is known, and none without the days of the label."""
+    two = summary_of([model("steady", scores(0.5, 0.5, 0.5, 0.5), h=2), MODELS[1]], h=2).comparison
+    assert two is not None
+    variance = 2.25 + 2 * (2 / 3 * -0.0625 + 1 / 3 * -0.125)
+    assert two.differences.loc[("steady", "IC"), "t"] == pytest.approx(0.25 * 4 / np.sqrt(variance))
+    for h in (4, None):
+        found = summary_of([model("steady", scores(0.5, 0.5, 0.5, 0.5), h=h), MODELS[1]], h=h).comparison
+        assert found is not None
+        row = found.differences.loc[("steady", "IC")]
+        assert row["difference"] == pytest.approx(0.25)
+        assert row[["low", "high", "t"]].isna().all()
+
+
+def test_the_interval_is_that_of_the_differences() -> None:
+    """The interval is the block bootstrap of the daily differences, in blocks of at least the days of the label."""
+    random = np.random.default_rng(1)
+    left, right = (pd.Series(random.normal(size=60), days(60)) for _ in range(2))
+    right = right.drop(days(60)[7])
+    found = paired_difference(left, right, 10, scale=2.0)
+    gaps = pd.Series([a - b for day, a in left.items() if (b := right.get(day)) is not None])
+    assert found.days == 59
+    assert found[1:4] == pytest.approx([2 * gaps.mean(), *(2 * end for end in bootstrap_interval(gaps, 10))])
+    assert found[2:4] != pytest.approx([2 * end for end in bootstrap_interval(gaps, 1)])
+
+
+def test_another_label_is_replaced_by_that_of_the_ensemble() -> None:
+    """A model of another horizon keeps its own label in the figures; its difference is measured with the ensemble's."""
+    other = model("month", scores(0.5, 0.5, 0.5, 0.5), labels(4, down=True), 20, "loss")
+    found = summary_of([other, MODELS[0]]).comparison
+    assert found is not None
+    assert found.figures.loc["month", "IC"] == pytest.approx(-0.5)
+    assert found.differences.loc[("month", "IC"), "difference"] == pytest.approx(0.25)
+
+
+def test_the_page_compares_models_with_their_ensemble() -> None:
+    """The section shows all models, the differences with days, and the curves; a model without results has a row."""
+    summary = summary_of(MODELS)
+    page = render(summary)
+    section = page[page.index('id="models"') :].split("</section>")[0]
+    rows = {row.split("</th>")[0].rpartition(">")[2]: row for row in section.split("<tr>") if "</th>" in row}
+    assert "no days" in section
+    assert all(text in rows["late"] for text in (">3<", "+0.3333"))
+    drawn = figures(summary).figures
+    assert drawn["differences"]["data"][0]["x"] == pytest.approx([0.25, 0.33333, 0.0])
+    curves = {trace["name"]: trace["y"] for trace in drawn["compared"]["data"]}
+    assert curves["steady"] == pytest.approx([0.5, 1.0, 1.5, 2.0])
+    assert curves["late"] == [None, 1.0, 2.0, 1.0]
+    assert curves["ensemble"] == pytest.approx([1.0, 1.5, 2.0, 1.0])
+
+
+@pytest.mark.parametrize("flat", [True, False], ids=["equal scores", "one instrument"])
+def test_results_without_an_ic_have_no_differences(flat: bool) -> None:
+    """Constant scores and single instruments have no IC: the table says so, and nothing is drawn."""
+    prediction = scores(1.0, 1.0, 1.0, 1.0)
+    prediction = prediction * 0 if flat else prediction[::3]
+    found = summarise(
+        ReportInputs(
+            "mine", [], prediction, labels(4), models=[model("a", prediction), model("b", prediction)], label_text="gain",
+            label_days=1,
+        )
+    )  # fmt: skip
+    assert found.comparison is not None
+    assert found.comparison.differences.empty
+    assert "compared" not in figures(found).figures
+    assert render(found).count("no days") == 3
+
+
+def test_many_models_are_drawn_in_grey() -> None:
+    """More models than colours are grey lines without a legend, and with very many the differences are a table only."""
+    many = [model(f"model {i}", scores(0.5, 0.5, 1.0, 0.5)) for i in range(45)]
+    drawn = figures(summary_of(many)).figures
+    assert "differences" not in drawn
+    assert {trace["line"]["color"] for trace in drawn["compared"]["data"]} == {"@bar", "@blue"}
+    assert "differences" in figures(summary_of(many[:12])).figures
+
+
+def test_names_are_text() -> None:
+    """A name that looks like a colour, a list of days or markup is drawn as it is written."""
+    names = ["@blue", "#ic", "<b>x</b>", "%{y}"]
+    drawn = figures(summary_of([model(name, scores(0.5, 0.5, 0.5, 0.5)) for name in names])).figures
+    written = [text.replace("\u200b", "") for text in drawn["differences"]["data"][0]["y"]]
+    assert written == ["@blue", "#ic", "&lt;b>x&lt;/b>", "%{y}"]
+    assert not {text[0] for text in drawn["differences"]["data"][0]["y"]} & {"@", "#"}
+
+
+def test_experiments_with_different_labels_are_compared_by_returns_only() -> None:
+    """Signals with different labels are not subtracted; returns after costs are, on common days, per year of 238."""
+    returns = pd.Series([0.01, 0.02, 0.03, 0.02], days(4))
+    one = compared(summary_of(MODELS), "one")
+    plain = Compared(name="one", quality=one.quality, net=returns)
+    assert one.quality is not None
+    other = summarise(ReportInputs("x", [], scores(1.0, 0.5), labels(2), label_text="other", label_days=5)).quality
+    found = compare([plain, Compared(name="two", quality=other, net=returns[1:] + 0.01)])
+    assert found.differences.index.tolist() == [("two", "Net return")]
+    assert found.differences.iloc[0][["days", "difference"]].tolist() == pytest.approx([3, 0.01 * 238])
+    assert found.notes == (
+        "The signals of two and one cannot be compared: the label of two is other (days of the label: 5), that of one gain "
+        "(days of the label: 1).",
+    )
+    assert found.figures.loc["one", "Net return"] == pytest.approx(0.02 * 238)
+    with pytest.raises(ConfigError, match="'one'"):
+        compare([plain, plain])
+
+
+def test_definitions_differ_in_values_that_are_listed() -> None:
+    """Only the paths whose values differ are listed, also those that only one definition has."""
+    task = {"model": {"class": "LGBModel", "kwargs": {"lr": 0.1}}, "record": [{"class": "SignalRecord"}]}
+    other = {"model": {"class": "LGBModel", "kwargs": {"lr": 0.2, "seed": 1}}, "record": []}
+    found = definition_differences({"a": task, "b": other})
+    assert found["a"].to_dict() == {
+        "model.kwargs.lr": "0.1",
+        "record[0].class": "SignalRecord",
+        "model.kwargs.seed": "",
+        "record": "",
+    }
+    assert found["b"].to_dict() == {
+        "model.kwargs.lr": "0.2",
+        "record[0].class": "",
+        "model.kwargs.seed": "1",
+        "record": "[]",
+    }
+    assert definition_differences({"a": task, "b": task}).empty
