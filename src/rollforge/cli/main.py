@@ -8,7 +8,20 @@ from typing import Annotated
 import typer
 
 from rollforge import __version__
-from rollforge.cli import cache, check, data, new, pool, serve, serve_http, serve_watch, track, worker, workflow
+from rollforge.cli import (
+    cache,
+    check,
+    dashboard,
+    data,
+    new,
+    pool,
+    serve,
+    serve_http,
+    serve_watch,
+    track,
+    worker,
+    workflow,
+)
 from rollforge.cli.names import ANY_SPELLING
 from rollforge.cli.program import guarded, run_app
 from rollforge.cli.terminal import echo, show_logs
@@ -32,6 +45,7 @@ app.command("submit")(workflow.submit)
 app.command("collect")(workflow.collect)
 app.command("report")(workflow.report)
 app.command("worker")(worker.worker)
+app.command("dashboard")(dashboard.dashboard)
 app.add_typer(data.app, name="data", help="Create a demo market, or import Parquet and CSV files into a data folder.")
 app.add_typer(pool.app, name="pool", help="Inspect a pool of tasks and change its tasks.")
 app.add_typer(track.app, name="track", help="List and copy the experiments and runs of a tracking store.")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from rollforge.online.overview import Reader
 
-__all__ = ["HttpService", "TokenFile", "http"]
+__all__ = ["DEFAULT_HOST", "DEFAULT_PORT", "HttpService", "TokenFile", "address_of", "http"]
 
 DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 8765
 
@@ -55,6 +55,12 @@ def http(
         service.run(reader)
 
 
+def address_of(listening: socket.socket) -> str:
+    """Return the address of a socket as a URL."""
+    host, port = listening.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
 @dataclass(frozen=True)
 class HttpService:
     """The HTTP service on a socket that is already listening."""
@@ -88,8 +94,7 @@ class HttpService:
     @property
     def address(self) -> str:
         """The address as a URL."""
-        host, port = self.socket.getsockname()[:2]
-        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        return address_of(self.socket)
 
     def run(self, reader: Reader) -> None:
         """Serve until the process is interrupted."""

@@ -1,6 +1,7 @@
 """A read-only HTTP service: the contents of the ledger as JSON, and as metrics for Prometheus.
 
-It never changes the ledger or a file, and runs no code of a workflow. The only module that imports Starlette and uvicorn.
+It never changes the ledger or a file, and runs no code of a workflow. The only module that imports uvicorn, and, besides the
+dashboard, Starlette.
 """
 
 from __future__ import annotations
@@ -46,7 +47,16 @@ except ImportError as exc:
         f"Serving over HTTP requires Starlette and uvicorn ({exc}). Install them: pip install 'rollforge[serve]'"
     ) from exc
 
-__all__ = ["TOKEN_VARIABLE", "is_loopback", "listen", "make_app", "make_server", "read_token"]
+__all__ = [
+    "TOKEN_VARIABLE",
+    "is_loopback",
+    "listen",
+    "local_host",
+    "make_app",
+    "make_server",
+    "read_token",
+    "same_token",
+]
 
 log = logging.getLogger(__name__)
 
@@ -309,7 +319,7 @@ class _Guard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or pass it on."""
         headers = Headers(scope=scope)
-        if self._local and _host(headers.get("host", "")) not in _LOCAL_NAMES:
+        if self._local and not local_host(headers.get("host", "")):
             await _error(400, "The Host header does not name this machine.")(scope, receive, send)
         elif self._token is not None and not self._has_token(headers.getlist("authorization")):
             refused = _error(401, "The request has no valid token.", {"WWW-Authenticate": "Bearer"})
@@ -319,8 +329,23 @@ class _Guard:
 
     def _has_token(self, values: list[str]) -> bool:
         scheme, _, given = (values[0] if len(values) == 1 else "").partition(" ")
-        same = hmac.compare_digest(given.strip().encode(), (self._token or "").encode())
-        return scheme.lower() == "bearer" and same
+        return scheme.lower() == "bearer" and same_token(given.strip(), self._token or "")
+
+
+def same_token(given: str, token: str) -> bool:
+    """Return whether a request contains the token. How long this takes does not depend on where they differ."""
+    return hmac.compare_digest(given.encode("utf-8", "backslashreplace"), token.encode())
+
+
+def local_host(header: str) -> bool:
+    """Return whether a Host header names this machine by a loopback address.
+
+    Examples
+    --------
+    >>> local_host("localhost:8765"), local_host("evil.example:8765")
+    (True, False)
+    """
+    return _host(header) in _LOCAL_NAMES
 
 
 def _host(text: str) -> str:

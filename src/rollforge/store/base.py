@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import operator
+import re
 import time
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ __all__ = [
     "Clock",
     "CreatedTask",
     "PauseNotice",
+    "SupportsStates",
+    "TaskState",
     "TaskStore",
     "Work",
     "batch_of",
@@ -58,6 +61,47 @@ class CreatedTask:
     id: str
     new: bool
     """False if the pool already contained the task."""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskState:
+    """The part of a task that changes while its pool is worked on, without its definition, error and log."""
+
+    id: str
+    status: Status
+    model_name: str = ""
+    attempt: int = 0
+    """Number of failed attempts at the current stage."""
+    cause: Cause | None = None
+    worker: str | None = None
+    created_at: float = 0.0
+    started_at: float | None = None
+    finished_at: float | None = None
+    lease_until: float | None = None
+    blocked: bool = False
+    """Whether it waits for a task on which it depends."""
+
+    @classmethod
+    def of(cls, task: TaskRecord) -> TaskState:
+        """Return the state of a task."""
+        return cls(
+            task.id, task.status, task.model_name, task.attempt, task.cause, task.worker, task.created_at,
+            task.started_at, task.finished_at, task.lease_until, task.blocked,
+        )  # fmt: skip
+
+
+@runtime_checkable
+class SupportsStates(Protocol):
+    """A store that reads the states of a large pool without its definitions, which are most of it."""
+
+    def now(self) -> float:
+        """Return the time of the store's clock."""
+
+    def states(self, pool: str) -> list[TaskState]:
+        """Return the states of all tasks of a pool, oldest first."""
+
+    def texts(self, pool: str, ids: Sequence[str]) -> dict[str, str]:
+        """Return the stored definitions of some tasks, by id."""
 
 
 @dataclass(slots=True)
@@ -470,6 +514,21 @@ def refuse_newer(place: str, found: int, known: int, noun: str = "task store") -
         )
 
 
+def refuse_older(place: str, found: int, known: int) -> None:
+    """Raise an error if a store that is opened read-only has tables of an earlier version, which must be migrated.
+
+    Raises
+    ------
+    StoreUnavailable
+        If it has.
+    """
+    if found < known:
+        raise StoreUnavailable(
+            f"The task store {place} was created by an earlier Rollforge (schema {found}; this version reads {known}). Any "
+            "command that writes to it migrates it: rollforge pool list"
+        )
+
+
 def checked_model_names(definitions: Sequence[object], model_names: Sequence[str]) -> list[str]:
     """Return one model name per definition; all are empty if no names are given.
 
@@ -605,9 +664,11 @@ def refuse_cycles(ids: set[str], wanted: Iterable[str], dependencies_of: Callabl
 
 # scheme -> (module, class, extra); a driver is imported when a URI with its scheme is opened
 _opener: Opener[TaskStore] = Opener(STORES, "store")
+_READ_ONLY = re.compile(r"(sqlite|postgres(ql)?|mongodb(\+srv)?):|\s*(host|hostaddr|port|dbname|user|service)\s*=")
+"""URIs of the stores that can be opened read-only."""
 
 
-def open_store(store_uri: str, *, clock: Clock | None = None) -> TaskStore:
+def open_store(store_uri: str, *, clock: Clock | None = None, read_only: bool = False) -> TaskStore:
     """Return the store at a URI. Within a process, the same URI returns the same store unless `clock` is given.
 
     Parameters
@@ -618,6 +679,9 @@ def open_store(store_uri: str, *, clock: Clock | None = None) -> TaskStore:
         scheme that was added (:mod:`rollforge.drivers`).
     clock : callable, optional
         Returns seconds since the epoch. By default the store's own clock is used.
+    read_only : bool
+        Whether the store must exist, and is never changed or locked for writing. Each call opens it anew, except one in
+        memory and those of other packages, which are opened as usual.
 
     Raises
     ------
@@ -628,6 +692,8 @@ def open_store(store_uri: str, *, clock: Clock | None = None) -> TaskStore:
     StoreUnavailable
         If the store cannot be opened.
     """
+    if read_only and STORES.registered_object(store_uri) is None and _READ_ONLY.match(store_uri):
+        return _opener.open_another(store_uri, clock=clock, read_only=True)
     return (_opener.open if clock is None else _opener.open_another)(store_uri, clock=clock)
 
 

@@ -19,10 +19,12 @@ from rollforge.confidential import mask_secrets
 from rollforge.errors import (
     ConfigError,
     RollforgeError,
+    StoreUnavailable,
 )
 from rollforge.store.base import (
     Clock,
     refuse_newer,
+    refuse_older,
     storable_text,
 )
 from rollforge.store.mongo_connection import LEDGER_COLLECTIONS, MongoConnection, translate_errors
@@ -69,6 +71,12 @@ class MongoDatabase(MongoConnection):
     @translate_errors
     def _check_schema(self) -> None:
         found = self._meta.find_one({"_id": "schema"})
+        if self._read_only:
+            if found is None:
+                raise StoreUnavailable(f"There is no {self._noun} in {mask_secrets(self.uri)}.")
+            refuse_newer(mask_secrets(self.uri), found["version"], SCHEMA_VERSION)
+            refuse_older(mask_secrets(self.uri), found["version"], SCHEMA_VERSION)
+            return
         if found is None:
             self._meta.update_one({"_id": "schema"}, {"$setOnInsert": {"version": SCHEMA_VERSION}}, upsert=True)
             return

@@ -20,9 +20,10 @@ from typing import Any, TypeVar
 import psycopg
 from psycopg import errors, sql
 
+from rollforge.confidential import mask_secrets
 from rollforge.errors import StoreUnavailable
 from rollforge.store.announcements import Announcer, PollDelay
-from rollforge.store.base import Clock, CreatedTask, ending_of
+from rollforge.store.base import Clock, CreatedTask, ending_of, refuse_older
 from rollforge.store.codec import EncodedResult
 from rollforge.store.postgres_database import Connected, PostgresDatabase, names_in
 from rollforge.store.postgres_query import filter_of, in_column, in_json, to_json, tree_of
@@ -79,16 +80,20 @@ class PostgresStore(PostgresDatabase, SQLStore):
     _migrations = MIGRATIONS
     _names = names_in(MIGRATIONS, "schema_version")
 
-    def __init__(self, uri: str, *, clock: Clock | None = None) -> None:
+    def __init__(self, uri: str, *, clock: Clock | None = None, read_only: bool = False) -> None:
         self._listener: Connected | None = None
         self._cannot_listen = False
         self._created = self._analyzed = 0
         self._poll_delay = PollDelay()
         self._announcer = Announcer(self._announce)
-        super().__init__(uri, clock=clock)
+        super().__init__(uri, clock=clock, read_only=read_only)
 
     def _triggers(self) -> Iterable[str]:
         return triggers()
+
+    def _check_tables(self, tx: Connected) -> None:
+        super()._check_tables(tx)
+        refuse_older(mask_secrets(self.uri), self._version(tx), len(self._migrations))
 
     def close(self) -> None:
         self._announcer.end()

@@ -8,17 +8,18 @@ with the cause ``unreadable`` instead of ending the worker.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rollforge.errors import printable, shown
-from rollforge.store.base import MAX_ATTEMPTS, failed_workers
+from rollforge.store.base import MAX_ATTEMPTS, TaskState, failed_workers
 from rollforge.store.codec import read_definition
 from rollforge.task import Cause, Status, TaskRecord
 
-__all__ = ["MAX_ATTEMPTS", "read_record", "read_status"]
+__all__ = ["MAX_ATTEMPTS", "read_record", "read_state", "read_status"]
 
 _STATUSES = frozenset(Status)
+_CAUSES = frozenset(Cause)
 Check = Callable[[Any], object]
 
 
@@ -83,6 +84,21 @@ _COLUMNS: dict[str, tuple[Check, object]] = {
     "blocked": (bool, False),
 }
 """Column -> (function that checks and converts a value, default for invalid values)."""
+
+
+def read_state(row: Sequence[Any]) -> TaskState:
+    """Return the state in a row with the columns of :class:`~rollforge.store.base.TaskState`, whatever it contains."""
+    task_id, status, model_name, attempt, cause, worker, created_at, started_at, finished_at, lease_until, blocked = row
+    return TaskState(
+        task_id if isinstance(task_id, str) else shown(task_id), read_status(status),
+        model_name if isinstance(model_name, str) else "", attempt if isinstance(attempt, int) else 0,
+        Cause(cause) if cause in _CAUSES else None, worker if isinstance(worker, str) else None,
+        _number(created_at) or 0.0, _number(started_at), _number(finished_at), _number(lease_until), bool(blocked),
+    )  # fmt: skip
+
+
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
 
 
 def read_status(value: Any) -> Status:

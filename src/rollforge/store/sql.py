@@ -19,6 +19,7 @@ from rollforge.store.base import (
     SUBMISSION_SECONDS,
     CreatedTask,
     Query,
+    TaskState,
     Work,
     checked_attempts,
     checked_model_names,
@@ -36,7 +37,7 @@ from rollforge.store.base import (
 )
 from rollforge.store.codec import EncodedResult, decode_result, encode_result, read_submission, tasks_of_info
 from rollforge.store.query import And, Compare, Node, Not, Or, matches, only_about, parse_query, paths_in
-from rollforge.store.rows import read_record, read_status
+from rollforge.store.rows import read_record, read_state, read_status
 from rollforge.store.sql_batches import SQLBatches
 from rollforge.store.sql_statements import (
     BATCH,
@@ -696,6 +697,24 @@ class SQLStore(SQLBatches):
 
         self._read(work)
         return found
+
+    def now(self) -> float:
+        """Return the time of the store's clock."""
+        return float(self._read(lambda tx: tx.rows("SELECT :now"))[0][0])
+
+    def states(self, pool: str) -> list[TaskState]:
+        """Return the states of all tasks of a pool, oldest first."""
+        text = (
+            "SELECT id, status, model_name, attempt, cause, worker, created_at, started_at, finished_at, lease_until, blocked "
+            "FROM tasks WHERE pool = :pool ORDER BY seq"
+        )
+        return [read_state(row) for row in self._read(lambda tx: tx.rows(text, pool=pool))]
+
+    def texts(self, pool: str, ids: Sequence[str]) -> dict[str, str]:
+        """Return the stored definitions of some tasks, by id."""
+        text = f"SELECT id, definition FROM tasks WHERE pool = :pool AND {self._among('id', 'ids')}"
+        rows = self._read(lambda tx: tx.rows(text, pool=pool, ids=self._list(ids)))
+        return {i: definition for i, definition in rows if isinstance(i, str) and isinstance(definition, str)}
 
     def paused(self, pool: str) -> bool:
         return self._read(lambda tx: self._is_paused(tx, pool))

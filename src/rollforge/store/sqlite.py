@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar, cast
 
-from rollforge.store.base import Clock
+from rollforge.store.base import Clock, refuse_older
 from rollforge.store.query import Compare, Node, compare, paths_in
 from rollforge.store.search import PathTree, condition, first_paths, terms_of
 from rollforge.store.sql import SQLStore
@@ -76,9 +76,9 @@ class SQLiteStore(SQLiteDatabase, SQLStore):
     _migrations = MIGRATIONS
     _functions: ClassVar[Mapping[str, Callable[..., int]]] = {"rf_regex": _regex, "rf_number": _number}
 
-    def __init__(self, uri: str, *, clock: Clock | None = None) -> None:
+    def __init__(self, uri: str, *, clock: Clock | None = None, read_only: bool = False) -> None:
         self._searched: set[tuple[str, tuple[str, ...]]] = set()
-        super().__init__(uri, clock=clock)
+        super().__init__(uri, clock=clock, read_only=read_only)
 
     # -- tables --------------------------------------------------------------------------------------------------------
 
@@ -90,6 +90,10 @@ class SQLiteStore(SQLiteDatabase, SQLStore):
 
     def _set_version(self, tx: Connected) -> None:
         tx.run(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+    def _check_tables(self, tx: Connected) -> None:
+        super()._check_tables(tx)
+        refuse_older(str(self.path), self._version(tx), SCHEMA_VERSION)
 
     # -- methods that SQLStore requires --------------------------------------------------------------------------------
 

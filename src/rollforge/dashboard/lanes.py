@@ -1,0 +1,134 @@
+"""The timeline of the workers: one lane for each task that a worker runs at the same time."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rollforge.dashboard.pools import PoolTask, Snapshot
+from rollforge.task import Status
+
+__all__ = ["Bar", "Lane", "Timeline", "timeline"]
+
+_Attempt = tuple[float, float, PoolTask]
+"""Its start, its end and its task."""
+MAX_LANES = 64
+_RESOLUTION = 1500
+"""Number of parts of the whole time. Tasks of one lane that are shorter, and follow each other, are drawn as one bar."""
+_IDLE = 0.02
+"""Share of the whole time from which on a lane without a task counts as idle."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """One attempt at a task, or several short ones in a row."""
+
+    tasks: tuple[PoolTask, ...]
+    start: float
+    end: float
+    status: str
+
+    @property
+    def title(self) -> str:
+        first = self.tasks[0].title
+        return first if len(self.tasks) == 1 else f"{len(self.tasks)} tasks, from {first}"
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """Attempts of a worker, one after the other."""
+
+    worker: str
+    number: int
+    """From 1, for each worker that runs several tasks at a time."""
+    bars: tuple[Bar, ...]
+    busy: float
+    """Share of the time between its first task and now, or the end of the last task of all, in which a task ran."""
+    idle_since: float | None
+    """When its last task ended, if none runs now although tasks are waiting."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """The lanes of all workers between two times, in seconds since the epoch."""
+
+    start: float
+    end: float
+    lanes: tuple[Lane, ...]
+    hidden: int = 0
+    """Number of lanes that are not shown."""
+
+
+def timeline(snapshot: Snapshot) -> Timeline | None:
+    """Return the lanes of a pool; None if no task was started.
+
+    A pool keeps the last attempt at each task, so earlier attempts, which failed, are not in it. The time ends now if a task
+    runs, and else with the last task.
+    """
+    attempts = sorted(filter(None, (_attempt(task, snapshot.now) for task in snapshot.tasks)), key=lambda one: one[:2])
+    if not attempts:
+        return None
+    active = any(task.status is Status.RUNNING and not task.is_lost for task in snapshot.tasks)
+    waiting = any(task.status in (Status.WAITING, Status.PART_DONE) for task in snapshot.tasks)
+    low, high = attempts[0][0], snapshot.now if active else max(end for _, end, _ in attempts)
+    high = max(high, low + 1.0)
+    by_worker: dict[str, list[_Attempt]] = {}
+    for one in attempts:
+        by_worker.setdefault(one[2].state.worker or "", []).append(one)
+    lanes = [
+        _lane(worker, number, lane, (low, high), idle=active and waiting)
+        for worker, own in sorted(by_worker.items())
+        for number, lane in enumerate(_packed(own), 1)
+    ]
+    # With too many lanes, those that worked last are shown.
+    shown = {id(lane) for lane in sorted(lanes, key=lambda lane: -lane.bars[-1].end)[:MAX_LANES]}
+    return Timeline(low, high, tuple(lane for lane in lanes if id(lane) in shown), len(lanes) - len(shown))
+
+
+def _packed(attempts: Sequence[_Attempt]) -> list[list[_Attempt]]:
+    """Return lanes in which no two attempts overlap; each attempt, in the order of their starts, takes the first free one."""
+    lanes: list[list[_Attempt]] = []
+    free: list[int] = []
+    busy: list[tuple[float, int]] = []
+    for one in attempts:
+        while busy and busy[0][0] <= one[0]:
+            heapq.heappush(free, heapq.heappop(busy)[1])
+        if not free:
+            free.append(len(lanes))
+            lanes.append([])
+        lane = heapq.heappop(free)
+        lanes[lane].append(one)
+        heapq.heappush(busy, (one[1], lane))
+    return lanes
+
+
+def _attempt(task: PoolTask, now: float) -> _Attempt | None:
+    start, end = task.state.started_at, task.state.finished_at
+    if start is None or task.state.worker is None:
+        return None
+    if task.status is Status.RUNNING:
+        end = min(now, task.state.lease_until or now) if task.is_lost else now
+    elif end is None or end < start:
+        return None
+    return start, max(start, end), task
+
+
+def _lane(worker: str, number: int, attempts: Sequence[_Attempt], span: tuple[float, float], *, idle: bool) -> Lane:
+    low, high = span
+    step = (high - low) / _RESOLUTION
+    bars: list[Bar] = []
+    for start, end, task in attempts:
+        status = "lost" if task.is_lost else task.status.value
+        last = bars[-1] if bars else None
+        if last is not None and last.status == status and start - last.end < step and end - start < step:
+            bars[-1] = Bar((*last.tasks, task), last.start, end, status)
+        else:
+            bars.append(Bar((task,), start, end, status))
+    ran = sum(end - start for start, end, _ in attempts)
+    last_end = attempts[-1][1]
+    runs = attempts[-1][2].status is Status.RUNNING and not attempts[-1][2].is_lost
+    is_idle = idle and not runs and high - last_end >= _IDLE * (high - low)
+    return Lane(
+        worker, number, tuple(bars), min(1.0, ran / max(high - attempts[0][0], 1e-9)), last_end if is_idle else None
+    )

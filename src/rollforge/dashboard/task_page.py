@@ -1,0 +1,94 @@
+"""The contents of the page of a task: its attempts, its segments as drawn, its definition as YAML."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from rollforge.dashboard.drawing import WIDTH
+from rollforge.errors import ConfigError, counted, excerpt
+from rollforge.generate.segments import Segment, intervals
+from rollforge.generate.task_view import TaskView
+from rollforge.task import Document, Status, TaskRecord, searchable, to_plain
+
+__all__ = ["attempts_text", "definition_text", "drawn_segments"]
+
+_KINDS = ("train", "valid", "test")
+MAX_DEFINITION = 200_000
+"""Maximum number of characters of a definition on a page."""
+
+
+def attempts_text(task: TaskRecord, lost: bool) -> str:
+    """Return how many attempts there were, and what follows."""
+    failed = counted(task.attempt, "failed attempt")
+    of = f" of at most {task.max_attempts}"
+    if task.status is Status.RUNNING:
+        number = f"Attempt {task.attempt + 1}{of}"
+        if lost:
+            return f"{number} was started, but its worker no longer renews its lease. Another may take it over."
+        return f"{number} is running."
+    if task.status is Status.FAILED:
+        return f"The task has failed after {failed}{of}."
+    if task.status in (Status.DONE, Status.PART_DONE):
+        return "The task was done at the first attempt." if not task.attempt else f"The task is done, after {failed}."
+    if task.blocked:
+        return "The task waits for others on which it depends."
+    return f"The task waits for a worker, after {failed}{of}." if task.attempt else "The task waits for a worker."
+
+
+def definition_text(definition: Mapping[str, object]) -> str:
+    """Return a definition as YAML, whose keys are in the order in which they were stored."""
+    import yaml
+
+    text = yaml.safe_dump(searchable(to_plain(dict(definition))), sort_keys=False, allow_unicode=True, width=110)
+    return (
+        text
+        if len(text) <= MAX_DEFINITION
+        else f"{text[:MAX_DEFINITION]}\n… ({len(text) - MAX_DEFINITION:,} more characters)"
+    )
+
+
+def drawn_segments(definition: Document) -> list[dict[str, Any]]:
+    """Return the segments of a task with their places on a common axis; empty if there are none or they are invalid.
+
+    An open end is drawn to the last known day of all segments.
+    """
+    try:
+        found: dict[str, tuple[Segment, ...]] = {
+            str(name): intervals(str(name), segment) for name, segment in TaskView(definition).segments.items()
+        }
+    except (ConfigError, TypeError, ValueError):
+        return []
+    starts = [one.start for parts in found.values() for one in parts if one.start is not None]
+    ends = [one.end for parts in found.values() for one in parts if one.end is not None]
+    if not starts:
+        return []
+    low, high = min(starts), max([*starts, *ends])
+    span = max(float((high - low) / np.timedelta64(1, "s")), 1.0)
+
+    def at(day: np.datetime64) -> float:
+        return float((day - low) / np.timedelta64(1, "s")) / span * WIDTH
+
+    drawn = []
+    order = sorted(found, key=lambda name: _KINDS.index(name) if name in _KINDS else len(_KINDS))
+    for place, name in enumerate(order):
+        parts = []
+        for one in found[name]:
+            x = at(one.start if one.start is not None else low)
+            parts.append(
+                {"x": round(x, 1), "width": round(max(2.0, at(one.end if one.end is not None else high) - x), 1)}
+            )
+        days = "; ".join(f"{_day(one.start)} to {_day(one.end)}" for one in found[name])
+        drawn.append(
+            {
+                "name": excerpt(name, 40), "kind": name if name in _KINDS else "other", "parts": parts, "place": place,
+                "days": excerpt(days, 400), "text": excerpt(f"{name}: {days}", 400),
+            }
+        )  # fmt: skip
+    return drawn
+
+
+def _day(day: np.datetime64 | None) -> str:
+    return "the end" if day is None else str(day).removesuffix("T00:00:00")
