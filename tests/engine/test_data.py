@@ -389,22 +389,29 @@ def test_a_machine_whose_cache_cannot_be_written_takes_no_task(market: Market, c
 
 
 WHERE = """
+import own_tags
 from rollforge.record.base import RecordTemp
 
 
 class Where(RecordTemp):
     def generate(self, **kwargs):
-        self.recorder.set_tags(where=self.recorder.uri)
+        self.recorder.set_tags(**{own_tags.NAME: self.recorder.uri})
 """
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", [DelayTrainerR, DelayTrainerRM])
 def test_second_stages_continue_a_copy_of_their_run(
-    kind: type[DelayTrainerR | DelayTrainerRM], market: Market, cluster: Cluster, tmp_path: Path
-) -> None:
-    """An agent does not open the driver's tracking store, and the run there gets what the agent has recorded."""
+    kind: type[DelayTrainerR | DelayTrainerRM], market: Market, cluster: Cluster, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """An agent does not open the driver's tracking store, and the run there gets what the agent has recorded.
+
+    The modules that the task of the run names are sent.
+    """
     (tmp_path / "own_where.py").write_text(WHERE)
+    (tmp_path / "own_tags.py").write_text("NAME = 'where'\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
     trainer = kind("e", executor=Dask(cluster.address, jobs=1))
     (begun,) = trainer.train([window(4, {"class": "Where", "module_path": str(tmp_path / "own_where.py")})])
     trainer.end_train([begun])

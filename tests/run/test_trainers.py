@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from rollforge import R
-from rollforge.errors import ConfigError, RecorderNotFound, TrainingFailed
+from rollforge.errors import ConfigError, MissingCode, RecorderNotFound, RequirementsNotMet, TrainingFailed
 from rollforge.models.constant import ConstantModel
 from rollforge.run.executor import InProcess
 from rollforge.run.job import Job
@@ -397,3 +397,19 @@ def test_dead_trainer(session: Session, kind: type[TrainerRM]) -> None:
     (recorder,) = made([{"x": 1}])
     assert recorder.list_metrics() == {"x": 1.0}
     assert [task.attempt for task in store.query("exp")] == [0]
+
+
+def lacking(task: Any, experiment_name: str, recorder_name: str | None = None) -> Any:
+    raise MissingCode("task.model: no module 'mine'")
+
+
+def test_nobody_else_can_run_the_tasks_of_a_trainer_without_a_pool(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What is missing is the error; no worker and no pool is spoken of."""
+    with pytest.raises(RequirementsNotMet, match=r"^The remaining tasks cannot run\. .*\n.*no module 'mine'") as caught:
+        TrainerR("e", lacking, executor=InProcess(), session=Session(tracking_uri=f"folder:{tmp_path}")).train(
+            [{"x": 1}]
+        )
+    assert "pool" not in str(caught.value)
+    assert "other workers" not in caplog.text

@@ -133,6 +133,7 @@ def make_parcel(
     """
     objects = list(objects)
     with using(session):
+        tasks = [_resolved(task) for task in tasks]
         modules = modules_of(tasks, session, objects)
     for left in range(_TRIES, 0, -1):
         folders: list[_Folder] = []
@@ -204,21 +205,23 @@ class _Reads:
 
     def add(self, task: Named) -> None:
         """Add what a task reads. What differs between windows only has been read before."""
-        for definition in _definitions(task):
-            dataset = definition.get("dataset")
-            kwargs = dataset.get("kwargs") if isinstance(dataset, Mapping) else None
-            handler = kwargs.get("handler") if isinstance(kwargs, Mapping) else dataset
-            seen = repr([task.own, handler, definition.get(DATA_UNTIL), sorted(set(modules_in(definition)))])
-            if seen in self._seen:
-                continue
-            self._seen.add(seen)
-            self.values |= _may_read_values(definition)
-            try:
-                with from_origin(Origin.OWN if task.own else Origin.POOL):
-                    self._read(definition)
-            except Exception as exc:  # noqa: BLE001 - the task raises it where it runs, for which it needs the values
-                log.info("the data of a task are not prepared: %s: %s", type(exc).__name__, exc)
-                self.values = True
+        definition = task.definition
+        if not isinstance(definition, Mapping):
+            return
+        dataset = definition.get("dataset")
+        kwargs = dataset.get("kwargs") if isinstance(dataset, Mapping) else None
+        handler = kwargs.get("handler") if isinstance(kwargs, Mapping) else dataset
+        seen = repr([task.own, handler, definition.get(DATA_UNTIL), sorted(set(modules_in(definition)))])
+        if seen in self._seen:
+            return
+        self._seen.add(seen)
+        self.values |= _may_read_values(definition)
+        try:
+            with from_origin(Origin.OWN if task.own else Origin.POOL):
+                self._read(definition)
+        except Exception as exc:  # noqa: BLE001 - the task raises it where it runs, for which it needs the values
+            log.info("the data of a task are not prepared: %s: %s", type(exc).__name__, exc)
+            self.values = True
 
     def _read(self, definition: Mapping[str, object]) -> None:
         used = task_session(definition, self._session)
@@ -288,7 +291,8 @@ def sizes(tasks: Sequence[Named], session: Session) -> tuple[dict[str, int | Non
         Size of the files of the data folders, if tasks may read values that are in no panel, or else 0.
     """
     found, values = set[str](), False
-    for definition in (one for task in tasks for one in _definitions(task) if one.get("dataset") is not None):
+    definitions = [task.definition for task in map(_resolved, tasks) if isinstance(task.definition, Mapping)]
+    for definition in (one for one in definitions if one.get("dataset") is not None):
         values |= _may_read_values(definition)
         used = task_session(definition, session)
         try:
@@ -307,21 +311,17 @@ def sizes(tasks: Sequence[Named], session: Session) -> tuple[dict[str, int | Non
     return {key: cached.get(key) for key in sorted(found - {""})}, sum(file.stat().st_size for file in files)
 
 
-def _definitions(task: Named) -> Iterator[Mapping[str, object]]:
-    """Yield the definition of a task, which may be in the item of a trainer without a pool, or in a recorder."""
+def _resolved(task: Named) -> Named:
+    """Return a task with its own definition, which may be in the item of a trainer without a pool, or in a recorder."""
     definition = task.definition
-    if not isinstance(definition, Mapping):
-        return
-    item = definition.get("item")
-    if not isinstance(item, Mapping) or "place" not in definition:
-        yield definition
-        return
-    if "recorder" in item:
+    if not isinstance(definition, Mapping) or "place" not in definition or "item" not in definition:
+        return task
+    item = definition["item"]
+    if isinstance(item, Mapping) and "recorder" in item:
         with contextlib.suppress(RollforgeError):  # an error where the task runs
             found = from_reference(item)
-            item = found.load_object("task") if isinstance(found, Recorder) else None
-    if isinstance(item, Mapping):
-        yield item
+            item = found.load_object("task") if isinstance(found, Recorder) else item
+    return replace(task, definition=item)
 
 
 def _may_read_values(definition: Mapping[str, object]) -> bool:

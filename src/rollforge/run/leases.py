@@ -19,6 +19,7 @@ from rollforge.run.requirements import Admission
 from rollforge.run.worker_health import Retries, WorkerHealth
 from rollforge.session import Session
 from rollforge.store.base import PauseNotice, Query, TaskStore
+from rollforge.store.memory import MemoryStore
 from rollforge.store.renewal import Renewal
 from rollforge.task import Cause, Status, TaskRecord
 
@@ -265,7 +266,8 @@ class Leases:
             If there are too many such tasks.
         """
         self.cannot_run[task.id] = reason
-        log.warning("task %s is left for other workers: %s", task.id, reason)
+        if self._has_others:  # else an error says it
+            log.warning("task %s is left for other workers: %s", task.id, reason)
         self._end(task, lambda: self.store.give_back(task, reason=f"Worker {self.name} cannot run it: {reason}"), 0.0)
         self._report("left", task, 0.0, reason)
         if len(self.cannot_run) >= _MAX_LEFT:
@@ -291,12 +293,16 @@ class Leases:
         )
         if refused and self._admission is not None:
             lacks = "\n".join(filter(None, [lacks, self._admission.explain(refused)]))
-        raise RequirementsNotMet(
-            trust.advise_once(
-                f"This machine cannot run the remaining tasks of pool {self.job.pool!r}. No attempt was "
-                f"counted.\n{lacks}"
-            )
-        )
+        what = (
+            f"This machine cannot run the remaining tasks of pool {self.job.pool!r}." if self._has_others
+            else "The remaining tasks cannot run."
+        )  # fmt: skip
+        raise RequirementsNotMet(trust.advise_once(f"{what} No attempt was counted.\n{lacks}"))
+
+    @property
+    def _has_others(self) -> bool:
+        """Whether other workers may exist: those of a pool in memory are in this process."""
+        return not isinstance(self.store, MemoryStore)
 
     def _refused(self) -> dict[str, int]:
         return {} if self._admission is None else self._with_retries(self._admission.refused)
