@@ -108,7 +108,7 @@ coverage: $(VENV)/dev ## Measure branch coverage of the fast tests; fails if a r
 changelog: $(VENV)/dev ## Print the next section of the changelog
 	@$(BIN)/towncrier build --draft --version next 2>/dev/null
 
-tables: $(VENV)/dev ## Generate files from the code: the public names of models, docs/api, docs/compat.md
+tables: $(VENV)/dev ## Generate files from the code: the public names of models, docs/api, docs/compat.md, the schema of workflows
 	$(BIN)/python tests/tables.py
 
 # The code of the pages runs in the tests; 'make site' builds the pages without it.

@@ -1,8 +1,8 @@
 """Generate files from the code (``make tables``): the stub of ``rollforge.models``, the page of Qlib's names, the pages of
-public names, and the drawings of the page about windows.
+public names, the drawings of the page about windows, and the JSON Schema of workflow files.
 
-``tests/test_extension_points.py``, ``tests/test_documents.py`` and ``tests/test_window_drawings.py`` fail if one of them is
-out of date.
+``tests/test_extension_points.py``, ``tests/test_documents.py``, ``tests/test_window_drawings.py`` and
+``tests/test_workflow_schema.py`` fail if one of them is out of date.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 
 SOURCE = Path(__file__).parents[1] / "src" / "rollforge"
 PAGE = Path(__file__).parents[1] / "docs" / "compat.md"
+SCHEMA = Path(__file__).parents[1] / "docs" / "workflow.schema.json"
 HEAD = """\
 # Written by 'make tables' from the __all__ of each file. Type checkers read it; each name is imported on first use.
 """
@@ -46,6 +47,9 @@ def main() -> None:
     import site_pages
 
     site_pages.write_api()
+    from rollforge.workflow_schema import schema_text
+
+    SCHEMA.write_text(schema_text(), encoding="utf-8")
     import window_drawings as windows
 
     windows.PAGE.write_text(windows.redrawn(windows.PAGE.read_text(encoding="utf-8")), encoding="utf-8")

@@ -40,6 +40,10 @@ __all__ = [
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
+SIZE_PATTERN = r"^\s*[0-9]{1,18}(\.[0-9]{1,9})?\s*[KMGTkmgt]?([iI]?[bB])?\s*$"
+"""A size, for programs that check a text by a regular expression, such as editors."""
+
+
 def parse_size(text: str, *, path: str = "") -> int:
     """Return a size in bytes.
 

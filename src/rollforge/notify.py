@@ -30,7 +30,7 @@ from urllib.parse import urlsplit
 from rollforge.confidential import mask_secrets, remember_secret
 from rollforge.errors import nearest, shown
 
-__all__ = ["Command", "Target", "Webhook", "read_targets", "send", "without_addresses"]
+__all__ = ["Command", "Target", "Webhook", "read_targets", "send", "targets_schema", "without_addresses"]
 
 log = logging.getLogger(__name__)
 
@@ -246,6 +246,19 @@ def read_targets(section: object) -> tuple[tuple[Target, ...], list[tuple[str, s
         else:
             targets.append(target)
     return tuple(dict.fromkeys(targets)), wrong
+
+
+def targets_schema() -> dict[str, object]:
+    """Return the JSON Schema of the section: what :func:`read_targets` accepts."""
+    text = {"type": "string", "minLength": 1}
+    values: dict[str, dict[str, object]] = {
+        "command": {"anyOf": [text, {"type": "array", "items": {"type": "string"}, "minItems": 1}]},
+        "webhook": {"type": "string", "pattern": rf"^(https?://[^\s@]+|{_FROM_VARIABLE}[^\s]+)$"},
+    }
+    target = {
+        "type": "object", "properties": values, "additionalProperties": False, "minProperties": 1, "maxProperties": 1,
+    }  # fmt: skip
+    return {"anyOf": [{"type": "array", "maxItems": _MAX_TARGETS, "items": target}, {"type": "null"}]}
 
 
 def _read_target(kind: str, value: object) -> tuple[Target | None, str]:

@@ -67,6 +67,10 @@ ONLY: Mapping[str, str] = {
 """Option -> the only value that is accepted: Qlib's default, data from a folder."""
 
 
+EXPERIMENT_MANAGER = "MLflowExpManager"
+"""The only experiment manager."""
+
+
 def check_option(name: str, value: object, *, path: str = "") -> None:
     """Raise an error if an option is unknown or its value is refused.
 
@@ -93,9 +97,9 @@ def check_option(name: str, value: object, *, path: str = "") -> None:
                 path=path,
             )
     elif name == "exp_manager":
-        named = value.get("class", "MLflowExpManager") if isinstance(value, Mapping) else "MLflowExpManager"
-        if value is not None and (not isinstance(value, Mapping) or named != "MLflowExpManager"):
-            raise ConfigError(f"the only experiment manager is MLflowExpManager, found {value!r}.", path=path)
+        named = value.get("class", EXPERIMENT_MANAGER) if isinstance(value, Mapping) else EXPERIMENT_MANAGER
+        if value is not None and (not isinstance(value, Mapping) or named != EXPERIMENT_MANAGER):
+            raise ConfigError(f"the only experiment manager is {EXPERIMENT_MANAGER}, found {value!r}.", path=path)
     elif name not in WORKS and name not in WITHOUT_EFFECT:
         known = [*WORKS, *WITHOUT_EFFECT, *ONLY]
         raise ConfigError(f"Qlib has no such option.{nearest(name, known)}", path=path)

@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
 from pydantic_core import ErrorDetails
 
 from rollforge.description import Description
-from rollforge.engine.options import LOCAL, RunOptions, read_engine
+from rollforge.engine.options import ENGINE_PATTERN, LOCAL, RunOptions, read_engine
 from rollforge.errors import (
     ConfigError,
     counted,
@@ -32,7 +32,7 @@ from rollforge.errors import (
 from rollforge.generate.checks import Leakage, read_leakage
 from rollforge.generate.naming import check_name
 from rollforge.generators import GeneratorEntry, generate_entries
-from rollforge.limits import LIMITS, parse_size, read_text
+from rollforge.limits import LIMITS, SIZE_PATTERN, parse_size, read_text
 from rollforge.notify import Target, read_targets, without_addresses
 from rollforge.online.check_rules import Rules, read_rules
 from rollforge.paths import name_problem, read_path
@@ -44,7 +44,7 @@ from rollforge.task import Definition, Document
 from rollforge.trust import checked_plugins
 from rollforge.yaml12 import Lines, anchored_keys, line_of, read_yaml
 
-__all__ = ["Template", "Workflow", "load_workflow", "location_of"]
+__all__ = ["Template", "Workflow", "document_schema", "load_workflow", "location_of"]
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +57,9 @@ class _Place(_Section):
     """A class and its module."""
 
     class_: str = Field(alias="class")
+    """Name of the class."""
     module_path: str
+    """A module, or a `.py` file."""
 
 
 class _ManagerArguments(BaseModel):
@@ -78,88 +80,135 @@ class _QlibInit(BaseModel):
 
     model_config = ConfigDict(extra="allow")
     provider_uri: str | dict[str, str] = "~/.qlib/qlib_data/cn_data"  # Qlib's default
+    """The data folder, or one per frequency."""
     region: Literal["cn", "us", "tw"] = "cn"
+    """Trading rules of the backtest."""
     exp_manager: _Manager | None = None
+    """The tracking store: `uri` and `default_exp_name` of its `kwargs`."""
     default_exp_name: str | None = None
+    """Name of the experiment."""
     custom_ops: list[_Place] = []
+    """Expression operators of your own."""
     kernels: int | None = Field(default=None, ge=1)
+    """Number of threads."""
 
 
 def _bytes(value: object) -> object:
     return parse_size(value) if isinstance(value, str) else value
 
 
-_Size = Annotated[int, BeforeValidator(_bytes), Field(ge=1)]
+_SIZE_SCHEMA = {"anyOf": [{"type": "integer", "minimum": 1}, {"type": "string", "pattern": SIZE_PATTERN}]}
+_Size = Annotated[int, BeforeValidator(_bytes), Field(ge=1), WithJsonSchema(_SIZE_SCHEMA)]
 """A number of bytes, or a string such as ``2G``."""
 
 
 class _Rollforge(_Section):
     data: str | dict[str, str] | None = None
+    """A data folder, or one per frequency; relative paths may be relative to this file. Default: ROLLFORGE_DATA."""
     freq: str | None = None
+    """Frequency of the data, such as `60min`; by default `day`, or the only one of the folder."""
     region: Literal["cn", "us", "tw"] = "us"
+    """Trading rules of the backtest."""
     exchange: dict[str, object] = {}
+    """Defaults of the backtest's exchange."""
     store: str | None = None
+    """Task store: `sqlite:///PATH`, `postgresql://…`, `mongodb://…`. Default: ROLLFORGE_STORE, or `.rollforge/tasks.db`."""
     tracking: str | None = None
+    """Tracking store: `sqlite:///PATH`, `http://…`, `folder:PATH`. Default: ROLLFORGE_TRACKING, or `.rollforge/mlflow.db`."""
     experiment: str | None = None
+    """Name of the experiment, of its pool and of its results folder; by default the name of this file."""
     cache: str | None = None
+    """Folder of feature panels and compiled kernels. Default: ROLLFORGE_CACHE, or `~/.cache/rollforge`."""
     cache_limit: _Size | None = None
+    """Maximum size of cached panels, in bytes or as `50G` (the default)."""
     memory: _Size | None = None
+    """Approximate memory for computing features, in bytes or as `2G` (the default)."""
     threads: int | None = Field(default=None, ge=1)
+    """Number of threads; by default the number of cores."""
     operators: list[_Place] = []
+    """Expression operators of your own."""
 
 
 class _Rolling(_Section):
     step: int = 40
+    """Trading days in each test window."""
     rtype: Literal["sliding", "expanding"] = "expanding"
+    """`sliding`: the train segment keeps its length; `expanding`: it keeps its first day."""
     trunc_days: int | Literal["auto"] | None = None
+    """Days between segments; `auto`: as many as the label looks ahead. Default: `auto`, in Qlib's format none."""
     train_key: str = "train"
+    """Name of the segment that moves as the train segment."""
     test_key: str = "test"
+    """Name of the segment that is divided into windows."""
     clip_test_end: bool | None = None
+    """Whether the last test window ends with the test segment."""
     roll_fit_window: bool | None = None
+    """Whether the days on which processors are fitted move with the train segment."""
     roll_backtest: bool | None = None
+    """Whether each window's backtest covers the days of its own test segment."""
     freq: str | None = None
+    """Frequency of the calendar; by default that of the data."""
 
 
 class _Policy(_Section):
     """Section ``policy``: when the model of a new window or a challenger replaces the champion of a service."""
 
     shadow_days: int = Field(strict=True, ge=1)
+    """Trading days in shadow mode before a decision."""
     metric: Literal["rank_ic", "ic"] = "rank_ic"
+    """What champion and candidate are compared by."""
     margin: float = Field(default=0.0, strict=True, ge=0, allow_inf_nan=False)
+    """By how much a candidate must be better."""
     lost: Literal["retire", "keep"] = "retire"
+    """What happens to a candidate that is not better."""
     challenger: str | None = None
+    """The model of the section `models` that runs in shadow mode."""
     replaces: str | None = None
+    """The model that it may replace."""
 
 
 class _Run(_Section):
     """Section ``run``: where tasks run, and what each needs of an engine."""
 
-    on: str | None = None
+    on: Annotated[str, WithJsonSchema({"type": "string", "pattern": ENGINE_PATTERN})] | None = None
+    """`local` (the default), `ray[:HOST:PORT]`, `dask[://HOST:PORT]` or `slurm`."""
     jobs: int | None = Field(default=None, strict=True, ge=0)
+    """Maximum number of tasks at the same time; 0 trains in this process."""
     cpus: int | None = Field(default=None, strict=True, ge=1)
+    """Cores of each task; 1 by default."""
     memory: _Size | None = None
+    """Memory that each task needs, in bytes or as `8G`."""
     gpus: float | None = Field(default=None, strict=True, ge=0, allow_inf_nan=False)
+    """GPUs of each task; a fraction shares one."""
     data: Literal["sent", "shared"] | None = None
+    """`sent`: each machine is sent what tasks read; `shared`: all machines have the data folder under the same path."""
     slurm: dict[str, object] = {}
+    """Further arguments of `dask_jobqueue.SLURMCluster`."""
 
 
 class _Signals(_Section):
     """Section ``signals``: publication of a service's signals."""
 
     table: bool = Field(default=False, strict=True)
+    """Whether the ledger also stores the rows of the signals."""
 
 
 class _Object(_Section):
     class_: str = Field(alias="class")
+    """Name of the class."""
     module_path: str | None = None
+    """A module, or a `.py` file in the working directory or next to this file."""
     kwargs: dict[str, object] | None = None
+    """Arguments of the constructor."""
 
 
 class _Ensembles(_Section):
     """The ensembles of windows and models."""
 
     windows: _Object | str | None = None
+    """What joins the predictions of consecutive windows."""
     models: _Object | str | None = None
+    """What combines the predictions of several models."""
 
 
 _Days = Annotated[int, Field(strict=True, ge=0)]
@@ -169,17 +218,26 @@ class _Resources(_Section):
     """Resources of a task."""
 
     cpus: int | None = Field(default=None, strict=True, ge=1)
+    """Cores; 1 by default."""
     memory: _Size | None = None
+    """Memory, in bytes or as `8G`."""
     gpus: float | None = Field(default=None, strict=True, ge=0, allow_inf_nan=False)
+    """GPUs; a fraction shares one."""
 
 
 class _Task(_Section):
     model: _Object | str
+    """The model."""
     dataset: _Object | str
+    """The data set: its handler and its segments."""
     record: list[_Object | str] | _Object | str = []
+    """What is recorded for each window."""
     reweighter: _Object | str | None = None
+    """What weights the training rows."""
     label_horizon: _Days | None = None
+    """Trading days that the label looks ahead, if its expression does not say so."""
     resources: _Resources | None = None
+    """What each task of this model needs."""
 
 
 class _TaskOfModels(_Task):
@@ -191,35 +249,67 @@ class _TaskOfModels(_Task):
 class _Document(BaseModel):
     model_config = ConfigDict(extra="allow")
     qlib_init: _QlibInit | None = None
+    """Options of `qlib.init`. A file with this section is in Qlib's format."""
     rollforge: _Rollforge | None = None
+    """Where data, tasks and runs are. A file with this section is in Rollforge's format."""
     sys: dict[str, object] | None = None
+    """`path` and `rel_path`: folders with modules of your own."""
     experiment_name: str | None = None
+    """Name of the experiment."""
     market: object = None
+    """Usually an anchor for the universe."""
     benchmark: object = None
+    """Usually an anchor for the index that a backtest is compared with."""
     data_handler_config: dict[str, object] | None = None
+    """Usually an anchor for the handler's arguments."""
     port_analysis_config: dict[str, object] | None = None
+    """Usually an anchor for the backtest's arguments."""
     task: _Task
+    """What is trained: model, data set and records."""
     label_days: int | None = Field(default=None, ge=1)
+    """Trading days that the label spans, if its expression does not say so."""
     label_horizon: _Days | None = None
+    """Trading days that the label looks ahead, if its expression does not say so."""
     leakage: Leakage | None = None
+    """What happens if a leak is found: `error` (the default), `warn` (the default in Qlib's format) or `off`."""
     plugins: list[str] = []
+    """Modules, `.py` files or installed plugins that are imported first."""
     rolling: _Rolling | None = None
+    """Windows of a fixed number of trading days."""
     models: dict[str | int | float, object] | None = None
+    """Several models: a name, and the model or what differs from `task`."""
     grid: dict[str, list[object] | dict[str | int | float, object]] | None = None
+    """Path in the task: the values to try."""
     generators: list[_Object | str] = []
+    """Another name of `generate`."""
     generate: object = None
+    """Generators of tasks, applied from top to bottom."""
     ensemble: _Object | _Ensembles | str | None = None
+    """What combines the predictions of windows and models."""
     policy: _Policy | None = None
+    """When a new model replaces the champion of a service."""
     signals: _Signals | None = None
+    """How a service's signals are published."""
     run: _Run | None = None
+    """Where tasks run, and what each needs."""
     registry: str | None = Field(default=None, strict=True, pattern=r"^[^/:]*[^/:\s][^/:]*$")
+    """Name of the model in MLflow's registry whose aliases name the models of a service."""
     checks: object = None
+    """The checks that a service runs every day, with their limits."""
     notify: object = None
+    """Who is notified of failures."""
     BASE_CONFIG_PATH: str | None = None
+    """A workflow file whose sections this one completes or replaces."""
 
 
 class _DocumentOfModels(_Document):
     task: _TaskOfModels
+
+
+def document_schema() -> tuple[dict[str, Any], list[str]]:
+    """Return the JSON Schema of a document as pydantic has it, and the keys that ``task`` needs beside a section ``models``."""
+    several = _TaskOfModels.model_json_schema(by_alias=True)
+    return _Document.model_json_schema(by_alias=True), list(several.get("required", []))
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from rollforge.cli import (
     data,
     new,
     pool,
+    schema,
     serve,
     serve_http,
     serve_watch,
@@ -41,6 +42,7 @@ app.command("new")(new.new)
 app.command("plan")(workflow.plan)
 app.command("check")(check.check)
 app.command("run")(workflow.run)
+app.command("schema")(schema.schema)
 app.command("submit")(workflow.submit)
 app.command("collect")(workflow.collect)
 app.command("report")(workflow.report)

@@ -16,6 +16,8 @@ T = TypeVar("T")
 ENGINES = ("ray", "dask", "slurm")
 LOCAL = "local"
 """Processes of this machine."""
+ENGINE_PATTERN = rf"^(({LOCAL}|{'|'.join(ENGINES)}):?|(ray|dask):(//)?[^/]+:[0-9]+)$"
+"""What :func:`read_engine` accepts, for programs that check a text by a regular expression, such as editors."""
 
 
 def read_engine(on: str) -> tuple[str, str]:

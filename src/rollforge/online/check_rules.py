@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from rollforge.errors import nearest, shown
 from rollforge.ledger.entry import CheckResult, Outcome
 
-__all__ = ["DATA_CHECKS", "SCORE_CHECKS", "Rule", "Rules", "described", "read_rules"]
+__all__ = ["DATA_CHECKS", "SCORE_CHECKS", "Rule", "Rules", "described", "read_rules", "rules_schema"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +163,26 @@ def _read_rule(name: str, given: object, default: Rule) -> tuple[Rule, list[tupl
         else:
             rule = replace(rule, days=value)
     return rule, wrong
+
+
+def rules_schema() -> dict[str, object]:
+    """Return the JSON Schema of the section: what :func:`read_rules` accepts."""
+    checks = {name: _rule_schema(name, rule) for name, rule in Rules().checks.items()}
+    section = {"type": "object", "properties": {"block": {"type": "boolean"}, **checks}, "additionalProperties": False}
+    return {"anyOf": [section, {"enum": [False, None]}]}
+
+
+def _rule_schema(name: str, rule: Rule) -> dict[str, object]:
+    limit: dict[str, object] = {"type": "number"}
+    if name != "ic":
+        limit["minimum"] = 0
+    if name in _SHARES:
+        limit["maximum"] = 1
+    keys = {"limit": limit, "level": {"enum": [Outcome.WARN.value, Outcome.FAIL.value]}}
+    if rule.days:
+        keys["days"] = {"type": "integer", "minimum": 1, "maximum": _MAX_DAYS}
+    settings = {"type": "object", "properties": keys, "additionalProperties": False}
+    return {"anyOf": [limit, settings, {"type": ["boolean", "null"]}], "default": rule.limit}
 
 
 _MAX_DAYS = 1000
