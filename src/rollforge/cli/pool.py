@@ -10,6 +10,7 @@ import typer
 
 from rollforge.cli.exit_codes import Exit
 from rollforge.cli.names import ANY_SPELLING
+from rollforge.cli.summaries import json_line, pool_summary
 from rollforge.cli.terminal import echo, echo_json, one_line
 from rollforge.errors import ArtifactUnreadable, ConfigError, TaskNotSerializable, UntrustedPickle, counted, shown
 from rollforge.task import Cause, Document, Status, TaskRecord, attempts_made
@@ -51,6 +52,12 @@ def _manager(*, needs_pool: bool = True) -> TaskManager:
         known = TaskManager(None, session=Session().with_(store_uri=_STATE["store_uri"])).list()
         raise ConfigError(f"No pool is given. Use -t POOL. Known pools: {', '.join(known) or 'none'}.")
     return TaskManager(_STATE["pool"], session=Session().with_(store_uri=_STATE["store_uri"]))
+
+
+def _store_uri() -> str:
+    from rollforge.session import Session
+
+    return Session().with_(store_uri=_STATE["store_uri"]).store_uri
 
 
 def _must_exist(store_uri: str) -> None:
@@ -114,9 +121,19 @@ def list_() -> None:
 
 
 @app.command("task-stat")
-def task_stat(query: Annotated[str | None, _QUERY] = None) -> None:
+def task_stat(
+    query: Annotated[str | None, _QUERY] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Also print the pool, the store and the statuses without tasks.")
+    ] = False,
+) -> None:
     """Count the tasks by status."""
-    echo_json(json.dumps({str(k): v for k, v in _existing().task_stat(parse_query(query)).items()}))
+    manager = _existing()
+    counts = manager.task_stat(parse_query(query))
+    if as_json:
+        echo_json(json_line(pool_summary(str(_STATE["pool"]), _store_uri(), counts)))
+    else:
+        echo_json(json.dumps({str(k): v for k, v in counts.items()}))
 
 
 @app.command()

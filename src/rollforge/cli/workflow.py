@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rollforge.cli.exit_codes import Exit
+from rollforge.cli.summaries import AsJson, error_groups, plan_summary, result_summary, start_summary, summarised
 from rollforge.cli.terminal import echo, echo_error, echo_json, one_line
 from rollforge.errors import ConfigError, counted, shown
 from rollforge.paths import name_problem
@@ -173,19 +174,27 @@ def plan(
     cpus: Cpus = None,
     memory: Memory = None,
     gpus: Gpus = None,
+    as_json: AsJson = False,
 ) -> None:
     """Show the tasks of a workflow as a table and on a time axis. Trains nothing.
 
     With --on, also what a run would ask of the cluster, without connecting to it.
     """
-    made = _load(
-        file, limit, store_uri=store_uri, tracking_uri=tracking_uri, experiment_name=experiment_name, leakage=leakage
-    )
-    console = _console()
-    executor = _executor(made.workflow.run.over(on=on, jobs=jobs, cpus=cpus, memory=memory, gpus=gpus))
-    _show_plan(made, console)
-    if executor is not None:
-        _show_forecast(made, executor, console)
+    with summarised(as_json) as found:
+        made = _load(
+            file,
+            limit,
+            store_uri=store_uri,
+            tracking_uri=tracking_uri,
+            experiment_name=experiment_name,
+            leakage=leakage,
+        )
+        console = _console()
+        executor = _executor(made.workflow.run.over(on=on, jobs=jobs, cpus=cpus, memory=memory, gpus=gpus))
+        _show_plan(made, console)
+        if executor is not None:
+            _show_forecast(made, executor, console)
+        found.update(plan_summary(made))
 
 
 def run(
@@ -205,30 +214,38 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the plan and which tasks are done; train nothing.")
     ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Plan, store, train on all cores or on a cluster, collect one out-of-sample prediction, and report on it.
 
     Tasks are identified by their content, and finished tasks are not trained again. After Ctrl-C or a crash, the same
     command completes the rest.
     """
-    console = _console()
-    made = _load(
-        file, limit, store_uri=store_uri, tracking_uri=tracking_uri, experiment_name=experiment_name, leakage=leakage
-    )
-    options = made.workflow.run.over(on=on, jobs=jobs, cpus=cpus, memory=memory, gpus=gpus)
-    executor = _executor(options)
-    _show_plan(made, console)
-    if executor is not None:
-        _show_forecast(made, executor, console, start=not dry_run)
-    if dry_run:
-        return
-    if executor is not None:
-        executor.engine()  # before anything is stored
-    folder = _output_folder(output, made.workflow.experiment_name)
     from rollforge.cli.notifications import reported_run
 
-    with reported_run(made, _labels(made)):
-        _run(made, options, executor, folder, console, allow_gaps=allow_gaps)
+    with summarised(as_json) as found:
+        console = _console()
+        made = _load(
+            file,
+            limit,
+            store_uri=store_uri,
+            tracking_uri=tracking_uri,
+            experiment_name=experiment_name,
+            leakage=leakage,
+        )
+        options = made.workflow.run.over(on=on, jobs=jobs, cpus=cpus, memory=memory, gpus=gpus)
+        executor = _executor(options)
+        found.update(start_summary(made.workflow.experiment_name, made.workflow.session), tasks=len(set(made.ids)))
+        _show_plan(made, console)
+        if executor is not None:
+            _show_forecast(made, executor, console, start=not dry_run)
+        if dry_run:
+            return
+        if executor is not None:
+            executor.engine()  # before anything is stored
+        folder = _output_folder(output, made.workflow.experiment_name)
+        with reported_run(made, _labels(made)):
+            _run(made, options, executor, folder, console, found, allow_gaps=allow_gaps)
 
 
 def _run(
@@ -237,14 +254,16 @@ def _run(
     executor: EngineExecutor | None,
     folder: Path,
     console: Console,
+    found: dict[str, object],
     *,
     allow_gaps: bool,
 ) -> None:
-    """Train, collect and report."""
+    """Train, collect and report; `found` is completed."""
     from rollforge import pipeline
 
     _train(made, options, executor, folder, console)
     failed = pipeline.failures(made)
+    found.update(failed=sum(len(group.tasks) for group in failed), errors=error_groups(failed))
     _show_failures(made, failed)
     if failed and not allow_gaps:
         raise typer.Exit(Exit.FAILED)
@@ -261,7 +280,7 @@ def _run(
     collected = pipeline.with_trials(collected, session, made.workflow.experiment_name)
     name = made.workflow.experiment_name
     parts = pipeline.by_label(collected, session, name, label_days=made.workflow.label_days, ensembles=made.ensembles)
-    _finish(collected, name, session, made.workflow.text, folder, console, keep=True, parts=parts)
+    _finish(collected, name, session, made.workflow.text, folder, console, found, keep=True, parts=parts)
 
 
 def submit(
@@ -481,12 +500,13 @@ def _finish(
     config: str,
     folder: Path,
     console: Console,
+    found: dict[str, object],
     *,
     keep: bool,
     groups: str | None = None,
     parts: Mapping[str, Collected] | None = None,
 ) -> None:
-    """Write the result and print its headline; with `keep`, also save it as a run next to the windows' runs."""
+    """Write the result, print its headline and complete `found`; with `keep`, also save it as a run next to the windows' runs."""
     from rollforge import pipeline
 
     collected = pipeline.separated(collected, parts or {})
@@ -505,10 +525,12 @@ def _finish(
         written["prediction"] = "prediction.parquet"
     if collected.backtest is not None:
         written["backtest"] = "backtest.parquet"
+    found.update(result_summary(collected, summary))
+    found.update({what: folder / file for what, file in written.items()})
     for what, file in written.items():  # complete paths, so that they can be copied, whatever their length and brackets
         console.print(f"{what:<10}  {folder / file}", soft_wrap=True)
     if keep:
-        _keep(collected, summary, name, session, console)
+        found["recorder"] = _keep(collected, summary, name, session, console)
     if collected.failed:
         console.print(
             f"{collected.failed} of {len(collected.outcomes)} tasks failed; the report shows the error of each"
@@ -536,7 +558,8 @@ def _show_summary(summary: Summary, console: Console) -> None:
     console.print(checks_table(summary))
 
 
-def _keep(collected: Collected, summary: Summary, name: str, session: Session, console: Console) -> None:
+def _keep(collected: Collected, summary: Summary, name: str, session: Session, console: Console) -> str | None:
+    """Save the result as a run, and return its id; None if it has no prediction or could not be saved."""
     from rollforge import pipeline
     from rollforge.errors import TrackingError
 
@@ -544,9 +567,11 @@ def _keep(collected: Collected, summary: Summary, name: str, session: Session, c
         recorder = pipeline.keep_result(collected, summary, session=session, pool=name)
     except TrackingError as exc:  # the result is in the files above
         _warn(f"the joined result was not saved in the tracking store: {exc}")
-        return
-    if recorder is not None:
-        console.print(f"run         {recorder.id} in experiment {name}")
+        return None
+    if recorder is None:
+        return None
+    console.print(f"run         {recorder.id} in experiment {name}")
+    return str(recorder.id)
 
 
 def collect(
@@ -555,12 +580,14 @@ def collect(
     tracking_uri: TrackingUri = None,
     output: Output = None,
     allow_gaps: Coverage = False,
+    as_json: AsJson = False,
 ) -> None:
     """Collect the finished tasks of an experiment into one prediction (with --allow-gaps, even while others still run).
 
     The result is saved as a run next to the windows' runs; collecting again updates it.
     """
-    _report(name, store_uri, tracking_uri, output, allow_gaps, keep=True)
+    with summarised(as_json) as found:
+        _report(name, store_uri, tracking_uri, output, allow_gaps, found, keep=True)
 
 
 def report(
@@ -577,9 +604,11 @@ def report(
             "or a universe.",
         ),
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Write a report of the current state of an experiment, as one HTML file."""
-    _report(name, store_uri, tracking_uri, output, allow_gaps, keep=False, groups=group)
+    with summarised(as_json) as found:
+        _report(name, store_uri, tracking_uri, output, allow_gaps, found, keep=False, groups=group)
 
 
 def _report(
@@ -588,6 +617,7 @@ def _report(
     tracking_uri: str | None,
     output: Path | None,
     allow_gaps: bool,
+    found: dict[str, object],
     *,
     keep: bool,
     groups: str | None = None,
@@ -613,6 +643,7 @@ def _report(
         )
         templates, ensembles = workflow.templates, workflow_ensembles(workflow)
     pipeline.require_pool(session, name)
+    found.update(start_summary(name, session))
     session = pipeline.with_training_data(session, name)
     collected = pipeline.collect(session, name, allow_gaps=allow_gaps, label_days=label_days, ensembles=ensembles)
     collected = pipeline.with_backtest(collected, session, own_code=pipeline.backtest_is_own(collected, templates))
@@ -622,4 +653,4 @@ def _report(
     parts = pipeline.by_label(collected, session, name, label_days=label_days, ensembles=ensembles)
     folder = _output_folder(output, name)
     text = config or collected.template_text()
-    _finish(collected, name, session, text, folder, _console(), keep=keep, groups=groups, parts=parts)
+    _finish(collected, name, session, text, folder, _console(), found, keep=keep, groups=groups, parts=parts)
