@@ -23,6 +23,7 @@ from rollforge.cli import (
     worker,
     workflow,
 )
+from rollforge.cli.examples import add_examples
 from rollforge.cli.names import ANY_SPELLING
 from rollforge.cli.program import guarded, run_app
 from rollforge.cli.terminal import echo, show_logs
@@ -55,6 +56,7 @@ app.add_typer(serve.app, name="serve", help="Show and change what a service publ
 serve.app.command("watch")(serve_watch.watch)
 serve.app.command("http")(serve_http.http)
 app.add_typer(cache.app, name="cache", help="List and clear the feature panels on disk.")
+add_examples(app)
 
 
 def _version(value: bool) -> None:

@@ -407,7 +407,9 @@ def history(
 def signals(
     context: typer.Context,
     day: Annotated[str, typer.Argument(metavar="DAY", help="A trading day.")],
-    version: Annotated[int | None, typer.Option("--version", min=1, help="By default the latest.")] = None,
+    version: Annotated[
+        int | None, typer.Option("--version", min=1, help="Number of the version; by default the latest.")
+    ] = None,
     folder: Annotated[Path | None, typer.Option(help="Folder of the service's files.")] = None,
     as_json: AsJson = False,
 ) -> None:

@@ -86,7 +86,9 @@ def worker(
         typer.Option("--jobs", "-j", min=1, help="Number of tasks to run in parallel; the number of cores by default."),
     ] = None,
     isolate: Annotated[bool, typer.Option("--isolate", help="Run each task in a new process.")] = False,
-    timeout: Annotated[float | None, typer.Option(min=0.001, help="Time limit of a task in seconds.")] = None,
+    timeout: Annotated[
+        float | None, typer.Option(min=0.001, help="Time limit of a task in seconds; none by default.")
+    ] = None,
     memory: Annotated[str | None, typer.Option(help="Memory limit of a task: 512M, 4G.")] = None,
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads per task; by default each task's share of the cores.")

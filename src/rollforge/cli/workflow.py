@@ -57,9 +57,11 @@ Jobs = Annotated[
     ),
 ]
 Cpus = Annotated[int | None, typer.Option(min=1, help="Cores of each task; 1 by default.")]
-Memory = Annotated[str | None, typer.Option(help="Memory that each task needs: 512M, 8G.")]
-Gpus = Annotated[float | None, typer.Option(min=0, help="GPUs of each task; a fraction shares one.")]
-Limit = Annotated[int | None, typer.Option(min=1, help="Use only the first tasks.")]
+Memory = Annotated[
+    str | None, typer.Option(help="Memory that each task needs, in bytes or as 512M or 8G. Not known by default.")
+]
+Gpus = Annotated[float | None, typer.Option(min=0, help="GPUs of each task; a fraction shares one. None by default.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Number of tasks to use, the first ones; all by default.")]
 LeakageMode = Annotated[
     str | None,
     typer.Option(
