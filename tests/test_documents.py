@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import importlib
+import importlib.util
 import os
 import re
 import shlex
@@ -352,3 +353,27 @@ def test_sizes_may_have_units(small_market: Path, tmp_path: Path) -> None:
     file.write_text(file.read_text().replace("rollforge:\n", "rollforge:\n  memory: 1G\n  cache_limit: 5000000\n"))
     session = load_workflow(file).session
     assert (session.memory, session.cache_limit) == (2**30, 5_000_000)
+
+
+def test_every_command_is_listed_with_what_it_is_in_python() -> None:
+    """In docs/commands.md; the names exist. The dashboard is a program to look at, and a schema is a file."""
+    section = text_of(ROOT / "docs" / "commands.md").partition("## In Python")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (`.+?) \| (.+) \|$", section, re.MULTILINE)
+    listed = {name for left, _ in rows for name in re.findall(r"`([a-z]+)`", left)}
+    commands = {one.name or one.callback.__name__ for one in app.registered_commands if one.callback is not None}
+    groups = {group.name for group in app.registered_groups}
+    assert listed == (commands | groups) - {"dashboard", "schema"}
+    for _, right in rows:
+        for name in re.findall(r"rollforge(?:\.\w+)+", right):
+            parts = name.split(".")
+            found = next(i for i in range(len(parts), 0, -1) if _is_module(".".join(parts[:i])))
+            value: Any = importlib.import_module(".".join(parts[:found]))
+            for part in parts[found:]:
+                value = getattr(value, part)
+
+
+def _is_module(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:
+        return False

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import json
 import os
 import pickle
 import signal
@@ -318,3 +320,39 @@ def test_interrupting_a_notebook_gives_the_tasks_back(tmp_path: Path, monkeypatc
     assert "worker_main" not in "".join(
         Path(f"/proc/{child}/cmdline").read_text() for child in children.split() if Path(f"/proc/{child}").exists()
     )
+
+
+NOTEBOOKS = sorted((Path(__file__).parents[1] / "examples" / "notebooks").glob("*.ipynb"))
+
+
+@pytest.mark.parametrize("file", NOTEBOOKS, ids=lambda file: file.stem)
+def test_a_notebook_of_the_examples_is_stored_without_outputs(file: Path) -> None:
+    """Outputs would grow stale, and make changes unreadable."""
+    book = json.loads(file.read_text(encoding="utf-8"))
+    cells = [cell for cell in book["cells"] if cell["cell_type"] == "code"]
+    assert len(NOTEBOOKS) == 3
+    assert book["cells"][0]["source"][0].startswith("# ")
+    assert all(not cell["outputs"] and cell["execution_count"] is None for cell in cells)
+    for cell in cells:
+        compile("".join(cell["source"]), file.name, "exec")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", NOTEBOOKS, ids=lambda file: file.stem)
+def test_a_notebook_of_the_examples_runs(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In an empty folder, without an error; every cell whose last line is a value shows one."""
+    nbformat = pytest.importorskip("nbformat", reason=KERNEL)
+    nbclient = pytest.importorskip("nbclient", reason=KERNEL)
+    pytest.importorskip("ipykernel", reason=KERNEL)
+    monkeypatch.setenv("ROLLFORGE_HOME", str(tmp_path / "home"))
+    book = nbformat.read(file, 4)
+    nbclient.NotebookClient(book, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    for cell in book.cells:
+        if (
+            cell.cell_type == "code"
+            and isinstance(ast.parse(cell.source).body[-1], ast.Expr)
+            and "print" not in cell.source
+        ):
+            assert any("data" in output for output in cell.outputs) or "train(" in cell.source, cell.source
+    if file.stem != "pool":
+        assert (tmp_path / "report.html").stat().st_size > 100_000
