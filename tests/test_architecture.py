@@ -203,6 +203,7 @@ HEAVY: dict[str, str | tuple[str, ...]] = {
     "distributed": "engine/dask.py",
     "dask_jobqueue": "engine/slurm.py",
     "sqlite3": ("store/sqlite.py", "store/sqlite_database.py"),
+    "exchange_calendars": "market/exchange_days.py",
     "catboost": ("models/catboost.py", "models/sklearn.py"),
 }
 for _file in sorted((SOURCE / "models").glob("*.py")):  # the library of a model is imported in the model's file

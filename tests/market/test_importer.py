@@ -238,7 +238,11 @@ def test_sources_that_are_not_tables(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataNotFound, match=r"no .parquet or .csv file"):
         import_table(tmp_path / "empty", tmp_path / "data")
-    for name, words in (("t.xlsx", "not a .parquet or .csv file"), ("t.parquet", "as Parquet"), ("t.csv", "as CSV")):
+    for name, words in (
+        ("t.xlsx", "not a .parquet, .csv or .txt file"),
+        ("t.parquet", "as Parquet"),
+        ("t.csv", "as CSV"),
+    ):
         (tmp_path / name).write_text("" if name == "t.csv" else "PK")
         with pytest.raises(DataError, match=words):
             import_table(tmp_path / name, tmp_path / "data")

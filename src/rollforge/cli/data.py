@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from rollforge.cli.terminal import echo, echo_json
+from rollforge.cli.terminal import echo, echo_json, one_line
 from rollforge.errors import ConfigError
 
 app = typer.Typer(no_args_is_help=True)
@@ -83,8 +83,19 @@ def import_(
     names: NamesOption = None,
     encoding: EncodingOption = "utf-8",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing folder.")] = False,
+    exchange: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CODE",
+            help="Compare the days with those of an exchange, such as XNYS or XSHG. Not compared by default.",
+        ),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what was recognized; write nothing.")] = False,
 ) -> None:
-    """Import a table of daily prices into a data folder."""
+    """Import a table of prices into a data folder, and print which columns were taken for what.
+
+    Files of Yahoo, Stooq, Kaggle, Binance, Tushare, AkShare and Baostock are read as they are.
+    """
     from rollforge.market.importer import import_table
 
     summary = import_table(
@@ -95,8 +106,14 @@ def import_(
         names=_names(names),
         encoding=encoding,
         overwrite=overwrite,
+        dry_run=dry_run,
+        exchange=exchange,
     )
     echo(f"{folder}: {summary}")
+    if summary.sources:
+        echo("  taken: " + ", ".join(f"{name} from {one_line(column)}" for name, column in summary.sources.items()))
+    if dry_run:
+        echo("Nothing was written.")
 
 
 @app.command()

@@ -11,7 +11,7 @@ import pandas as pd
 from rollforge.dates import read_day
 from rollforge.errors import DataError, DateError, nearest
 
-__all__ = ["CODE", "CODES", "DATE", "DATES", "column_names", "tidy"]
+__all__ = ["CODE", "CODES", "DATE", "DATES", "column_names", "is_translated", "tidy"]
 
 CODE, DATE = "instrument", "datetime"
 
@@ -21,7 +21,7 @@ CODES = ("instrument", "symbol", "ticker", "code", "ts_code", "stock_code", "sec
 _SURE = 8  # the first ones, which are unambiguous
 DATES = ("datetime", "date", "trade_date", "tradedate", "trading_date", "trade_day", "day", "timestamp", "open_time",
           "trade_time", "time")  # fmt: skip
-_SAME = {"vol": "volume", "money": "amount", "close_last": "close"}
+_SAME = {"vol": "volume", "money": "amount", "close_last": "close", "datum": "date"}
 # Column names of Chinese sources -> names in this module.
 _SAME |= {
     "日期": "date", "交易日期": "date", "时间": "time",
@@ -101,6 +101,11 @@ def tidy(name: object) -> str:
     lower = re.sub(r"\W+", "_", str(name).strip().lower()).strip("_")
     lower = re.sub(r"^\d+_", "", lower)  # "1. open"
     return _SAME.get(lower, lower)
+
+
+def is_translated(name: str) -> bool:
+    """Return whether a column's name is a known one of a Chinese source."""
+    return not name.isascii() and name in _SAME
 
 
 def _missing(target: str, usual: Sequence[str], known: Sequence[str], file: Path | str) -> str:

@@ -22,6 +22,7 @@ from rollforge.errors import DataError, DataNotFound, counted, first_few, neares
 from rollforge.market.bars import OrderedTable, complete
 from rollforge.market.columns import CODE, DATE
 from rollforge.market.conversion import CONVERSION_FILE
+from rollforge.market.exchange_days import exchange_notes
 from rollforge.market.folder_files import check_folders, usual_frequency, usual_seconds
 from rollforge.market.folder_writer import write_folder
 from rollforge.market.new_folder import FolderSummary, new_folder
@@ -48,6 +49,8 @@ def import_table(
     names: Sequence[str] | None = None,
     encoding: str = "utf-8",
     overwrite: bool = False,
+    dry_run: bool = False,
+    exchange: str | None = None,
 ) -> FolderSummary:
     """Write a table of daily or intraday values as a data folder, and return a summary.
 
@@ -83,6 +86,11 @@ def import_table(
         Encoding of CSV files, such as ``gbk``.
     overwrite : bool
         True replaces an existing data folder.
+    dry_run : bool
+        True reads and checks the table, and writes nothing.
+    exchange : str, optional
+        Code of an exchange, such as ``XNYS`` or ``XSHG``: the notes say on which of its trading days the table has no rows, and
+        which days of the table are not among them. Needs the package ``exchange_calendars``.
 
     Raises
     ------
@@ -97,6 +105,8 @@ def import_table(
     rows = ordered(table)
     check_values(table, rows)
     notes = [*table.notes, *_odd_days(table, rows), *without_zeros(rows)]
+    if exchange is not None:
+        notes += exchange_notes(rows.calendar, exchange)
     conversion, converted = complete(rows)
     notes += converted
     first = np.searchsorted(rows.code, np.arange(len(rows.codes)), side="left")
@@ -120,11 +130,12 @@ def import_table(
             missing[name] += int(np.isnan(block).sum())
         series[code] = (begin, fields)
         cells += days
-    with new_folder(path, overwrite=overwrite) as draft:
-        write_folder(draft, rows.calendar, series, members, usual_frequency(rows.calendar))
-        whole = tuple(name for name, codes in {market: None, **(universes or {})}.items() if codes is None)
-        kept = replace(conversion, universes=whole)
-        (draft / CONVERSION_FILE).write_text(kept.to_text(), encoding="utf-8")
+    whole = tuple(name for name, codes in {market: None, **(universes or {})}.items() if codes is None)
+    if not dry_run:
+        with new_folder(path, overwrite=overwrite) as draft:
+            write_folder(draft, rows.calendar, series, members, usual_frequency(rows.calendar))
+            kept = replace(conversion, universes=whole)
+            (draft / CONVERSION_FILE).write_text(kept.to_text(), encoding="utf-8")
     summary = FolderSummary(
         path=Path(path),
         instruments=len(rows.codes),
@@ -136,6 +147,7 @@ def import_table(
         rows=cells,
         missing=missing,
         notes=tuple(notes),
+        sources=table.sources,
     )
     log.info("imported %s: %s", table.source, summary)
     return summary

@@ -43,6 +43,8 @@ class FolderSummary:
     """Frequency of the values, such as ``60min``."""
     notes: tuple[str, ...] = ()
     """Notes on computed and omitted fields."""
+    sources: Mapping[str, str] = field(default_factory=dict)
+    """Name -> column of the table that it was read from, where they differ in more than case."""
 
     def __str__(self) -> str:
         """Return the summary in one line, followed by one line per note."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import codecs
+import dataclasses
 import os
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,13 @@ from rollforge.errors import DataError, DataNotFound, counted, shown
 from rollforge.limits import LIMITS, check_parquet, open_unpacked
 from rollforge.market.columns import CODE, DATE, column_names
 from rollforge.market.frames import as_frame, reading
+from rollforge.market.layouts import code_of, is_chinese, kline_names, unstacked
 from rollforge.market.numbers import read_numbers
 from rollforge.paths import read_path
 
 __all__ = ["Table", "read_parquet", "read_table"]
 
-_KINDS = {".parquet": "parquet", ".pq": "parquet", ".csv": "csv", ".csv.gz": "csv"}
+_KINDS = {".parquet": "parquet", ".pq": "parquet", ".csv": "csv", ".csv.gz": "csv", ".txt": "csv"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,8 @@ class Table:
     first_line: int | None
     """Line number of the first row (in a single CSV file); None if rows have no line numbers."""
     notes: tuple[str, ...] = ()
+    sources: Mapping[str, str] = field(default_factory=dict)
+    """Name -> source column, where they differ in more than case; ``file name`` if instruments are named by files."""
 
     def where(self, row: int) -> str:
         """Describe the location of row number `row` (from 0) in the source."""
@@ -92,22 +96,25 @@ class _Form:
     columns: dict[str, str]
     names: list[str] | None
     encoding: str
+    klines: bool = False
+    """Whether a file has the columns of Binance's klines."""
 
 
 def _read_folder(folder: Path, form: _Form) -> Table:
     files = sorted(p for p in folder.iterdir() if p.is_file() and _kind(p) and not p.name.startswith("."))
+    files = [p for p in files if _suffix(p) != ".txt"] or files  # a text besides tables describes them
     if not files:
         raise DataNotFound(f"There is no .parquet or .csv file in {folder}.")
     tables = []
     for file in files:
-        code = file.name[: -len(_suffix(file))]
-        table = _read_file(file, form, code=code)
+        table = _read_file(file, form, code=code_of(file.name[: -len(_suffix(file))]))
         if table.frame.empty:
             raise DataError(f"{file} has no rows.")
         tables.append(table)
     frame = pd.concat([t.frame for t in tables], ignore_index=True)
     notes = tuple(dict.fromkeys(n for t in tables for n in t.notes))
-    return Table(frame, folder, np.concatenate([t.seconds for t in tables]), None, notes)
+    sources = {name: source for t in tables for name, source in t.sources.items()}
+    return Table(frame, folder, np.concatenate([t.seconds for t in tables]), None, notes, sources)
 
 
 def _suffix(file: Path) -> str:
@@ -122,11 +129,39 @@ def _kind(file: Path) -> str:
 def _read_file(file: Path, form: _Form, *, code: str | None) -> Table:
     kind = _kind(file)
     if not kind:
-        raise DataError(f"{file} is not a .parquet or .csv file.")
+        raise DataError(f"{file} is not a .parquet, .csv or .txt file.")
     if kind == "parquet":
         return _tidied(read_parquet(file), form, file, code=code)
+    form, notes = _recognized(file, form)
+    if code is None and form.klines:
+        code = code_of(file.name[: -len(_suffix(file))])
     raw, separator = _read_csv(file, form)
-    return _tidied(raw, form, file, code=code, first_line=2 if form.names is None else 1, semicolons=separator == ";")
+    first_line: int | None = 2 if form.names is None else 1
+    stacked = unstacked(raw)
+    if stacked is not None:
+        raw, first_line, code = stacked, None, None
+        notes.append("the first three lines are a header of fields, tickers and the name of the days")
+    table = _tidied(raw, form, file, code=code, first_line=first_line, semicolons=separator == ";")
+    return dataclasses.replace(table, notes=(*notes, *table.notes))
+
+
+def _recognized(file: Path, form: _Form) -> tuple[_Form, list[str]]:
+    """Return the form of a CSV file with what its first line shows: its encoding, and the columns of Binance's klines."""
+    with reading(file, "CSV"), open_unpacked(file, error=DataError) as stream:
+        line = stream.read(_MAX_LINE_LENGTH).partition(b"\n")[0]
+    notes = []
+    if _is_utf8(form.encoding) and is_chinese(line):
+        form = dataclasses.replace(form, encoding="gb18030")
+        notes.append(
+            "the file is read as GB 18030 (which includes GBK), because its header is Chinese in this encoding"
+        )
+    names = None if form.names or form.columns else kline_names(line)
+    if names is not None:
+        form = dataclasses.replace(
+            form, names=names, columns={name: "" for name in names if name.startswith("_")}, klines=True
+        )
+        notes.append("there is no header; the columns are those of Binance's klines")
+    return form, notes
 
 
 def _tidied(
@@ -161,7 +196,12 @@ def _tidied(
             made[str(name)] = numbers
     if len(made) == 2:
         raise DataError(f"{file} has no numeric column besides instrument and day.")
-    return Table(pd.DataFrame(made), file, days.seconds, first_line, tuple(notes))
+    renamed = {
+        name: str(source) for name, source in sources.items() if name in made and str(source).strip().lower() != name
+    }
+    if code is not None and CODE not in sources:
+        renamed[CODE] = "the name of the file"
+    return Table(pd.DataFrame(made), file, days.seconds, first_line, tuple(notes), renamed)
 
 
 def _read_csv(file: Path, form: _Form) -> tuple[pd.DataFrame, str]:
@@ -184,7 +224,7 @@ def _read_csv(file: Path, form: _Form) -> tuple[pd.DataFrame, str]:
     else:
         header = [str(c).strip("\ufeff \xa0") for c in read(separator, header=None, nrows=1).iloc[0]]
         twice = next((c for i, c in enumerate(header) if c and c in header[:i]), None)
-        if twice is not None:
+        if twice is not None and header[0] != "Price":  # the first of three lines, see unstacked()
             raise DataError(f"{file} has the column {twice!r} more than once. Give names for its columns with --names.")
     LIMITS["table_columns"].check(len(form.names or header), f"{file} has", error=DataError)
     most = LIMITS["table_rows"]
@@ -218,6 +258,13 @@ def _as_text(file: Path, form: _Form, separator: str, **options: Any) -> pd.Data
                 f"{file} has lines with more values than its header has columns. Numbers such as 5,629,000 need quotes."
             ) from None
     return frame
+
+
+def _is_utf8(encoding: str) -> bool:
+    try:
+        return codecs.lookup(encoding).name == "utf-8"
+    except LookupError:  # reported when the file is read
+        return False
 
 
 def _encoding(file: Path, encoding: str, stream: Any) -> str:

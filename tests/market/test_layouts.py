@@ -1,0 +1,218 @@
+"""Files as vendors write them are read as they are, and the summary says what was taken for what.
+
+Each file has two days with open 10 and 11, close 11 and 12, volume 1000 and 2000 (or 10 and 20 lots), written by hand.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.documents.command_line import call
+
+import rollforge
+from rollforge import D
+from rollforge.errors import ConfigError, DataError
+from rollforge.market.importer import import_table
+from rollforge.market.layouts import is_chinese
+
+CHINESE = (
+    "日期,股票代码,开盘,收盘,最高,最低,成交量,成交额,换手率\n"
+    "2024-01-02,000001,10,11,12,9,10,11000,1\n2024-01-03,000001,11,12,13,10,20,23000,1\n"
+)
+KLINES = (
+    "1704153600000,10,12,9,11,1000,1704239999999,11000,5,500,5500,0\n"
+    "1704240000000,11,13,10,12,2000,1704326399999,23000,5,500,5500,0\n"
+)
+
+# name of the file -> its text, encoding, code, what was taken for what, vwap of the two days
+LAYOUTS: dict[str, tuple[str, str, str, dict[str, str], tuple[float, float]]] = {
+    "akshare.csv": (
+        CHINESE, "gb18030", "000001",
+        {"datetime": "日期", "instrument": "股票代码", "open": "开盘", "close": "收盘", "high": "最高", "low": "最低",
+         "volume": "成交量", "amount": "成交额", "turnover_rate": "换手率"},
+        (11.0, 11.5),
+    ),
+    "tushare.csv": (
+        "ts_code,trade_date,open,high,low,close,pre_close,change,pct_chg,vol,amount\n"
+        "000001.SZ,20240102,10,12,9,11,10,1,10,10,11\n000001.SZ,20240103,11,13,10,12,11,1,9.0909,20,23\n",
+        "utf-8", "000001.SZ", {"instrument": "ts_code", "datetime": "trade_date", "volume": "vol"}, (11.0, 11.5),
+    ),
+    "baostock.csv": (
+        "date,code,open,high,low,close,preclose,volume,amount,adjustflag,turn,tradestatus,pctChg,isST\n"
+        "2024-01-02,sh.600000,10,12,9,11,10,1000,11000,3,0.1,1,10,0\n"
+        "2024-01-03,sh.600000,11,13,10,12,11,2000,23000,3,0.1,1,9.0909,0\n",
+        "utf-8", "SH.600000", {"datetime": "date", "instrument": "code"}, (11.0, 11.5),
+    ),
+    "BTCUSDT-1d-2024-01.csv": (
+        KLINES, "utf-8", "BTCUSDT", {"datetime": "open_time", "instrument": "the name of the file"}, (11.0, 11.5),
+    ),
+    "ETHUSDT.csv": (
+        KLINES.replace("0000,", "0000000,").replace("9999,", "9999999,"), "utf-8", "ETHUSDT",
+        {"datetime": "open_time", "instrument": "the name of the file"}, (11.0, 11.5),
+    ),
+    "kaggle.csv": (
+        "date,open,high,low,close,volume,Name\n2024-01-02,10,12,9,11,1000,AAL\n2024-01-03,11,13,10,12,2000,AAL\n",
+        "utf-8", "AAL", {"datetime": "date", "instrument": "Name"}, (10.5, 11.5),
+    ),
+    "stooq.txt": (
+        "<TICKER>,<PER>,<DATE>,<TIME>,<OPEN>,<HIGH>,<LOW>,<CLOSE>,<VOL>,<OPENINT>\n"
+        "AAPL.US,D,20240102,000000,10,12,9,11,1000,0\nAAPL.US,D,20240103,000000,11,13,10,12,2000,0\n",
+        "utf-8", "AAPL.US",
+        {"instrument": "<TICKER>", "datetime": "<DATE>", "open": "<OPEN>", "high": "<HIGH>", "low": "<LOW>",
+         "close": "<CLOSE>", "volume": "<VOL>", "openint": "<OPENINT>"},
+        (10.5, 11.5),
+    ),
+    "yfinance.csv": (
+        "Price,Close,High,Low,Open,Volume\nTicker,AAPL,AAPL,AAPL,AAPL,AAPL\nDate,,,,,\n"
+        "2024-01-02,11,12,9,10,1000\n2024-01-03,12,13,10,11,2000\n",
+        "utf-8", "AAPL", {"instrument": "Ticker", "datetime": "Date"}, (10.5, 11.5),
+    ),
+    "seconds.csv": (
+        "time,symbol,open,high,low,close,volume\n1704153600,A,10,12,9,11,1000\n1704240000,A,11,13,10,12,2000\n",
+        "utf-8", "A", {"datetime": "time", "instrument": "symbol"}, (10.5, 11.5),
+    ),
+    "microseconds.csv": (
+        "open_time,symbol,open,high,low,close,volume\n"
+        "1704153600000000,A,10,12,9,11,1000\n1704240000000000,A,11,13,10,12,2000\n",
+        "utf-8", "A", {"datetime": "open_time", "instrument": "symbol"}, (10.5, 11.5),
+    ),
+    "decimal-comma.csv": (
+        "Datum;Symbol;Open;High;Low;Close;Volume\n"
+        "2024-01-02;A;10,0;12,0;9,0;11,0;1000\n2024-01-03;A;11,0;13,0;10,0;12,0;2000\n",
+        "utf-8-sig", "A", {"datetime": "Datum", "instrument": "Symbol"}, (10.5, 11.5),
+    ),
+    "utf-16.csv": (
+        "Date\tSymbol\tOpen\tHigh\tLow\tClose\tVolume\n2024-01-02\tA\t10\t12\t9\t11\t1000\n2024-01-03\tA\t11\t13\t10\t12\t2000\n",
+        "utf-16", "A", {"datetime": "Date", "instrument": "Symbol"}, (10.5, 11.5),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_a_layout_is_recognized(name: str, tmp_path: Path) -> None:
+    """The values in the folder are those of the file, under Qlib's names."""
+    text, encoding, code, taken, vwap = LAYOUTS[name]
+    (tmp_path / name).write_text(text, encoding=encoding, newline="")
+    summary = import_table(tmp_path / name, tmp_path / "market")
+    assert dict(summary.sources) == taken
+    rollforge.init(provider_uri=tmp_path / "market")
+    fields = ["$open", "$high", "$low", "$close", "$volume", "$vwap"]
+    found = D.features([code], fields)
+    lots = 0.01 if name in ("akshare.csv", "tushare.csv") else 1.0
+    expected = [[10, 12, 9, 11, 1000 * lots, vwap[0]], [11, 13, 10, 12, 2000 * lots, vwap[1]]]
+    np.testing.assert_allclose(found.to_numpy(), expected, rtol=1e-6)
+    days = found.index.get_level_values("datetime").strftime("%Y-%m-%d")
+    assert list(days) == ["2024-01-02", "2024-01-03"]
+
+
+def test_a_folder_of_yahoo_is_adjusted(tmp_path: Path) -> None:
+    """Files are named by their instruments; prices are multiplied by adjusted close / close; a text beside them is no
+    table."""
+    folder = tmp_path / "files"
+    folder.mkdir()
+    header = "Date,Open,High,Low,Close,Adj Close,Volume\n"
+    (folder / "AAPL.csv").write_text(f"{header}2024-01-02,10,12,9,11,5.5,1000\n2024-01-03,11,13,10,12,12,2000\n")
+    (folder / "MSFT.csv").write_text(f"{header}2024-01-02,10,12,9,11,11,1000\n2024-01-03,11,13,10,12,12,2000\n")
+    (folder / "README.txt").write_text("from Yahoo\n")
+    done = call("data", "import", folder, tmp_path / "market")
+    assert done.exit_code == 0
+    assert "taken: datetime from Date, adj_close from Adj Close, instrument from the name of the file" in done.stdout
+    rollforge.init(provider_uri=tmp_path / "market")
+    found = D.features(["AAPL", "MSFT"], ["$open", "$close", "$volume", "$factor"])
+    expected = [[5, 5.5, 2000, 0.5], [11, 12, 2000, 1], [10, 11, 1000, 1], [11, 12, 2000, 1]]
+    np.testing.assert_allclose(found.to_numpy(), expected, rtol=1e-6)
+
+
+def test_several_tickers_beside_each_other(tmp_path: Path) -> None:
+    """``yfinance`` writes one column for each field and ticker; a day before a listing is no row."""
+    (tmp_path / "t.csv").write_text(
+        "Price,Close,Close,Open,Open,Volume,Volume\nTicker,A,B,A,B,A,B\nDate,,,,,,\n"
+        "2024-01-02,11,,10,,1000,\n2024-01-03,12,22,11,21,2000,7\n"
+    )
+    summary = import_table(tmp_path / "t.csv", tmp_path / "market")
+    assert (summary.instruments, summary.rows) == (2, 3)
+    rollforge.init(provider_uri=tmp_path / "market")
+    np.testing.assert_allclose(D.features(["A", "B"], ["$open", "$close"]).to_numpy(), [[10, 11], [11, 12], [21, 22]])
+
+
+def test_files_of_binances_archive_are_one_instrument(tmp_path: Path) -> None:
+    """The month in the name of a file is not part of the code."""
+    folder = tmp_path / "files"
+    folder.mkdir()
+    (folder / "BTCUSDT-1d-2024-01.csv").write_text(KLINES)
+    later = KLINES.replace("1704153600000", "1706745600000").replace("1704240000000", "1706832000000")
+    later = later.replace("1704239999999", "1706831999999").replace("1704326399999", "1706918399999")
+    (folder / "BTCUSDT-1d-2024-02.csv").write_text(later)
+    summary = import_table(folder, tmp_path / "market")
+    assert (summary.instruments, summary.rows, str(summary.last)) == (1, 4, "2024-02-02")
+
+
+def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
+    """What would be imported is printed, and mistakes are reported."""
+    (tmp_path / "t.csv").write_text(LAYOUTS["tushare.csv"][0])
+    done = call("data", "import", tmp_path / "t.csv", tmp_path / "market", "--dry-run")
+    assert done.exit_code == 0
+    assert "1 instruments x 2 days, 2024-01-02 to 2024-01-03" in done.stdout
+    assert done.stdout.endswith(
+        "  taken: instrument from ts_code, datetime from trade_date, volume from vol\nNothing was written.\n"
+    )
+    assert not (tmp_path / "market").exists()
+    (tmp_path / "t.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(DataError, match="has no column of days"):
+        import_table(tmp_path / "t.csv", tmp_path / "market", dry_run=True)
+
+
+@pytest.mark.parametrize(
+    ("header", "chinese"),
+    [
+        ("日期,开盘".encode("gbk"), True), ("日期,开盘".encode(), False), (b"date,open", False),
+        ("größe,höhe".encode("latin-1"), False), ("价值,数".encode("gbk"), False),
+    ],
+)  # fmt: skip
+def test_only_known_chinese_headers_change_the_encoding(header: bytes, chinese: bool) -> None:
+    """Any bytes are some text in GB 18030, so a known column has to be there."""
+    assert is_chinese(header) == chinese
+
+
+def test_other_files_without_a_header_still_need_names(tmp_path: Path) -> None:
+    """Twelve columns alone are not klines: the seventh is the end of the bar."""
+    (tmp_path / "t.csv").write_text(KLINES.replace("1704239999999", "1604239999999"))
+    with pytest.raises(DataError, match="seems to have no header line"):
+        import_table(tmp_path / "t.csv", tmp_path / "market")
+
+
+# -- trading days ------------------------------------------------------------------------------------------------------
+
+
+def days_file(folder: Path, days: list[str]) -> Path:
+    rows = "".join(f"{day},A,10,12,9,11,1000\n" for day in days)
+    (folder / "days.csv").write_text(f"date,symbol,open,high,low,close,volume\n{rows}")
+    return folder / "days.csv"
+
+
+def test_days_are_compared_with_those_of_an_exchange(tmp_path: Path) -> None:
+    """New York was closed on 1 and 15 January 2024, and open on the 3rd and the 16th."""
+    pytest.importorskip("exchange_calendars", reason="not installed: pip install 'rollforge[calendars]'")
+    file = days_file(tmp_path, ["2024-01-02", "2024-01-04", "2024-01-05", "2024-01-08"])
+    done = call("data", "import", file, tmp_path / "market", "--exchange", "XNYS", "--dry-run")
+    assert "calendar of XNYS: 1 day without rows: 2024-01-03" in done.stdout
+    file = days_file(tmp_path, ["2024-01-12", "2024-01-15", "2024-01-16"])
+    (note, *_) = import_table(file, tmp_path / "market", dry_run=True, exchange="NYSE").notes
+    assert note == "calendar of NYSE: 1 day in the table on which it was closed: 2024-01-15"
+    file = days_file(tmp_path, ["2024-01-12", "2024-01-16"])
+    (note, *_) = import_table(file, tmp_path / "market", dry_run=True, exchange="XNYS").notes
+    assert note == "calendar of XNYS: the days are the same, 2 trading days"
+    with pytest.raises(ConfigError, match=r"no calendar 'XNYX'\. Did you mean 'XNYS'"):
+        import_table(file, tmp_path / "market", exchange="XNYX")
+    assert not (tmp_path / "market").exists()
+
+
+@pytest.mark.skipif(find_spec("exchange_calendars") is not None, reason="exchange_calendars is installed")
+def test_without_the_package_the_message_names_the_extra(tmp_path: Path) -> None:
+    """Nothing is written."""
+    with pytest.raises(ConfigError, match=r"--exchange: .*pip install 'rollforge\[calendars\]'"):
+        import_table(days_file(tmp_path, ["2024-01-12"]), tmp_path / "market", exchange="XNYS")
+    assert not (tmp_path / "market").exists()
