@@ -38,7 +38,7 @@ settings.register_profile("any machine", deadline=None, suppress_health_check=[H
 settings.load_profile("any machine")
 
 # What ROLLFORGE_REQUIRE can name -> the folder whose tests must not be skipped then: .ci/run installs what they need.
-REQUIRED = {"engines": Path(__file__).parent / "engine"}
+REQUIRED = {"engines": Path(__file__).parent / "engine", "browser": Path(__file__).parent / "browser"}
 
 GOLDEN = Path(__file__).parent / "golden"
 FIELDS = ["open", "high", "low", "close", "volume", "vwap"]

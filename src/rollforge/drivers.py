@@ -296,9 +296,21 @@ class Drivers:
         uri: object = getattr(given, "uri", None)
         # "memory://" has no name
         if not isinstance(uri, str) or not uri or uri.endswith("://") or uri in self._objects:
-            uri = f"object:{type(given).__name__}-{next(self._numbers)}"
+            return self.private_address(given)
         self._objects[uri] = given
         return str(uri)
+
+    def private_address(self, given: object) -> str:
+        """Return a URI, valid only in this process, by which :meth:`registered_object` finds an object.
+
+        The object's own URI is opened as before: a store that was opened read-only does not replace the one that others use.
+        """
+        for address, known in self._objects.items():
+            if known is given:
+                return address
+        uri = f"object:{type(given).__name__}-{next(self._numbers)}"
+        self._objects[uri] = given
+        return uri
 
     def registered_object(self, uri: str) -> Any:
         """Return the object that this program passed and that has this address; None if there is none."""

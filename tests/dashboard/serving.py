@@ -52,7 +52,7 @@ class Served:
         with closing(http.client.HTTPConnection(where.hostname or "", where.port, timeout=60)) as connection:
             connection.request(method, path, body or None, dict(headers))
             answer = connection.getresponse()
-            text = answer.read().decode("utf-8")
+            text = answer.read().decode("utf-8", "replace")
             return Answer(answer.status, text, {k.lower(): v for k, v in answer.getheaders()})
 
 

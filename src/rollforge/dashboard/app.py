@@ -16,8 +16,16 @@ from urllib.parse import parse_qs
 
 from rollforge.confidential import mask_secrets
 from rollforge.dashboard.pages import Pages
-from rollforge.errors import MissingDependency, RollforgeError, StoreUnavailable, TaskNotFound
+from rollforge.errors import (
+    ArtifactNotFound,
+    ConfigError,
+    MissingDependency,
+    RollforgeError,
+    StoreUnavailable,
+    TaskNotFound,
+)
 from rollforge.online.http import local_host, same_token
+from rollforge.report.html import plotly_script
 
 try:
     import anyio
@@ -27,7 +35,7 @@ try:
     from starlette.exceptions import HTTPException
     from starlette.middleware import Middleware
     from starlette.requests import Request
-    from starlette.responses import RedirectResponse, Response, StreamingResponse
+    from starlette.responses import FileResponse, RedirectResponse, Response, StreamingResponse
     from starlette.routing import Route
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 except ImportError as exc:
@@ -44,6 +52,10 @@ POLICY = (
     "base-uri 'none'; frame-ancestors 'none'"
 )
 """The Content-Security-Policy of a page."""
+PLOTS_POLICY = POLICY.replace("style-src 'self'", "style-src 'self' 'unsafe-inline'").replace(
+    "img-src 'self'", "img-src 'self' data:"
+)
+"""The policy of pages with plots: plotly.js and the report's tables set styles of elements. Scripts are as restricted."""
 COOKIE = "rollforge_dashboard"
 _HEADERS = {
     "Content-Security-Policy": POLICY, "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer",
@@ -76,6 +88,9 @@ def make_app(pages: Pages, token: str | None, *, local: bool, ended: Callable[[]
         Route("/", _answered(pages, answers.experiments)),
         Route("/experiment", _answered(pages, answers.experiment)),
         Route("/task", _answered(pages, answers.task)),
+        Route("/artifact", _answered(pages, answers.artifact)),
+        Route("/result", _answered(pages, answers.result)),
+        Route("/compare", _answered(pages, answers.compare)),
         Route("/events", answers.events),
         Route("/login", answers.login, methods=["POST"]),
         Route("/static/{name}", answers.static),
@@ -122,6 +137,21 @@ class _Answers:
         """Return the page of a task."""
         given = _arguments(request)
         return _html(self.pages.task(given.get("experiment", ""), given.get("id", "")))
+
+    def artifact(self, request: Request) -> Response:
+        """Return a file of a task's run, to be saved."""
+        given = _arguments(request)
+        file = self.pages.artifact(given.get("experiment", ""), given.get("id", ""), given.get("file", ""))
+        # Never shown by the browser: others may have written it.
+        return FileResponse(file, media_type="application/octet-stream", filename=file.name)
+
+    def result(self, request: Request) -> Response:
+        """Return the figures of the report for what is finished."""
+        return _html(self.pages.result(_arguments(request).get("experiment", "")), policy=PLOTS_POLICY)
+
+    def compare(self, request: Request) -> Response:
+        """Return the comparison of several experiments, or of the models of one."""
+        return _html(self.pages.compare(request.query_params.getlist("e")), policy=PLOTS_POLICY)
 
     def static(self, request: Request) -> Response:
         """Return a style sheet, a script or an icon."""
@@ -183,11 +213,13 @@ def _answered(pages: Pages, answer: Callable[[Request], Response]) -> Callable[[
             return answer(request)
         except HTTPException:
             raise
-        except TaskNotFound as exc:
+        except (TaskNotFound, ArtifactNotFound) as exc:
             return _html(pages.message("Not found", str(exc)), 404)
         except StoreUnavailable as exc:
             log.warning("%s: %s", request.url.path, mask_secrets(str(exc)))
             return _html(pages.message("The task store cannot be read", str(exc)), 503)
+        except ConfigError as exc:
+            return _html(pages.message("This page cannot be shown", str(exc)), 400)
         except RollforgeError as exc:
             log.warning("%s: %s", request.url.path, mask_secrets(str(exc)))
             return _html(pages.message("This page cannot be shown", str(exc)), 500)
@@ -199,18 +231,29 @@ def _answered(pages: Pages, answer: Callable[[Request], Response]) -> Callable[[
     return endpoint
 
 
+_PLOTLY = "plotly.js"
+
+
 @cache
 def _static(name: str) -> tuple[bytes, str, str] | None:
     """Return a file by its name, its media type and its mark; None if there is none. Only listed names are looked for."""
     package, file = _FILES.get(name, ("", ""))
     if not file:
         return None
-    body = resources.files(package).joinpath(file).read_bytes()
+    if name == _PLOTLY:
+        script = plotly_script()
+        if script is None:
+            return None
+        body = script.encode()
+    else:
+        body = resources.files(package).joinpath(file).read_bytes()
     return body, _TYPES[file[file.rindex(".") :]], f'"{hashlib.sha256(body).hexdigest()[:20]}"'
 
 
 _FILES: Mapping[str, tuple[str, str]] = {
     "report.css": ("rollforge.report", "page.css"),
+    "report.js": ("rollforge.report", "page.js"),
+    _PLOTLY: ("", "plotly.js"),
     "dashboard.css": ("rollforge.dashboard", "static/dashboard.css"),
     "dashboard.js": ("rollforge.dashboard", "static/dashboard.js"),
     "icon.svg": ("rollforge.dashboard", "static/icon.svg"),
@@ -236,8 +279,9 @@ def _login_page(pages: Pages, message: str) -> str:
     return pages.render("login.html", title="Token", message=message)
 
 
-def _html(text: str, code: int = 200) -> Response:
-    return Response(text.encode("utf-8", "backslashreplace"), code, media_type="text/html; charset=utf-8")
+def _html(text: str, code: int = 200, policy: str = POLICY) -> Response:
+    headers = {"Content-Security-Policy": policy}
+    return Response(text.encode("utf-8", "backslashreplace"), code, headers, "text/html; charset=utf-8")
 
 
 class _Guard:
@@ -253,7 +297,7 @@ class _Guard:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 for name, value in _HEADERS.items():
-                    headers.setdefault(name, value)
+                    headers.setdefault(name, value)  # a page with plots has set its policy
             await send(message)
 
         request = Request(scope)

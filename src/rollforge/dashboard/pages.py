@@ -12,6 +12,7 @@ import time
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
@@ -31,14 +32,25 @@ from rollforge.dashboard.grid import (
 from rollforge.dashboard.lanes import Lane, timeline
 from rollforge.dashboard.pools import PoolReader, PoolTask, Snapshot
 from rollforge.dashboard.progress import progress, running
+from rollforge.dashboard.results import ResultReader
 from rollforge.dashboard.runs import PoolRuns, RunReader
-from rollforge.dashboard.task_page import attempts_text, definition_text, drawn_segments
-from rollforge.errors import MissingDependency, counted, excerpt, first_few, printable
+from rollforge.dashboard.task_page import artifact_paths, attempts_text, definition_text, drawn_segments, importances
+from rollforge.errors import (
+    ArtifactNotFound,
+    ConfigError,
+    MissingDependency,
+    RollforgeError,
+    counted,
+    excerpt,
+    first_few,
+    printable,
+)
 from rollforge.generate.naming import describe
 from rollforge.machine import machine_of
 from rollforge.report.tables import number
 from rollforge.run.failures import error_line
-from rollforge.task import Status
+from rollforge.task import Status, TaskRecord
+from rollforge.track.artifact_files import inside
 
 try:
     import jinja2
@@ -65,6 +77,14 @@ _WIDE = 14
 _RUNNING = 12
 _GROUPS = 50
 _GROUP_TASKS = 12
+_ARTIFACTS = 100
+_COMPARED = 12
+_DIFFERING = 200
+_FORMS = {
+    "days": "d", "IC": ".4f", "ICIR": ".2f", "t": ".1f", "Rank IC": ".4f", "Rank ICIR": ".2f", "Return": ".1%", "Sharpe": ".2f",
+    "Net return": ".1%", "Net IR": ".2f", "Drawdown": ".1%",
+}  # fmt: skip
+"""Figure of a comparison -> its form."""
 _MAX_TRACEBACK = 200_000
 _MAX_ERROR = 20_000
 """Maximum number of characters of a traceback on the page of an experiment."""
@@ -96,6 +116,7 @@ class Pages:
     def __init__(self, pools: PoolReader, runs: RunReader) -> None:
         self.pools = pools
         self.runs = runs
+        self.results = ResultReader(pools, runs)
         self._templates = jinja2.Environment(
             loader=jinja2.PackageLoader("rollforge.dashboard", "templates"),
             autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
@@ -137,7 +158,7 @@ class Pages:
         rows.sort(key=_SORT_KEYS.get(chosen["sort"], _SORT_KEYS[""]))
         return self.render(
             "experiments.html", title="Experiments", here="experiments", place=mask_secrets(self.pools.uri), rows=rows,
-            chosen=chosen, statuses=_STATUSES, sorts=_SORTS, events="/events",
+            chosen=chosen, statuses=_STATUSES, sorts=_SORTS, events="/events", can_compare=len(rows) > 1,
             shown_text=f"{counted(len(rows), 'experiment')}" + (f" of {len(names)}" if len(rows) < len(names) else ""),
             nothing="No experiment matches." if names else "There are no experiments in this store yet.",
         )  # fmt: skip
@@ -169,6 +190,7 @@ class Pages:
             "experiment.html", title=shown, here="experiment", experiment=pool, experiment_shown=shown,
             events=url("/events", experiment=pool), bar=status_bar(snapshot.counts, WORDS), shown_info=shown_info,
             paused=self.pools.store.paused(pool), expected_end=state.expected_end, left=state.left_seconds,
+            any_done=Status.DONE in snapshot.counts, models=len({task.model for task in snapshot.tasks}),
             problem=runs.problem if any(t.status is Status.DONE for t in snapshot.tasks) else "",
             **_grid_values(pool, snapshot, runs, given),
             **self._running_values(pool, snapshot), **self._failure_values(pool, snapshot), **_lane_values(pool, snapshot),
@@ -203,6 +225,7 @@ class Pages:
         for name, ids in (("depends on", task.depends_on), ("failed on", task.failed_by)):
             if ids:
                 shown_info.append((name, first_few([worker_text(i) if name == "failed on" else i[:8] for i in ids], 3)))
+        results = self._task_results(pool, task)
         error = task.error or str(task.extra.get("unreadable", ""))
         return self.render(
             "task.html", title=title, here="task", experiment=pool, experiment_shown=shown_name(pool),
@@ -215,6 +238,121 @@ class Pages:
             reason=excerpt(masked(error_line(error)), 400) if error else "",
             error=masked_lines(error[-_MAX_TRACEBACK:]), log=masked_lines(task.log), segments=segments,
             segments_text="; ".join(one["text"] for one in segments), definition=masked_lines(definition_text(task.definition)),
+            **results,
+        )  # fmt: skip
+
+    def _task_results(self, pool: str, task: TaskRecord) -> dict[str, Any]:
+        """Return what the page of a task shows of its run."""
+        values: dict[str, Any] = {
+            "metrics": [], "importance": [], "importance_text": "", "artifacts": [], "more_artifacts": 0, "results_note": "",
+        }  # fmt: skip
+        runs = self.runs_of(pool)
+        values["metrics"] = [
+            (masked(name), number(value, ".6g"))
+            for name, value in sorted(runs.metrics.get(task.id, {}).items(), key=lambda one: one[0].casefold())
+        ]
+        if task.status is not Status.DONE:
+            values["results_note"] = "" if values["metrics"] else "There are results when the task is done."
+            return values
+        try:
+            found = self.runs.recorder(pool, task.id)
+            names = found.list_artifacts() if found is not None else []
+            all_names = artifact_paths(found) if found is not None else []
+            values["importance"] = importances(found, names) if found is not None else []
+        except RollforgeError as exc:
+            values["results_note"] = f"The run of the task cannot be read: {masked(str(exc))}"
+            return values
+        values["importance_text"] = (
+            f"The {counted(len(values['importance']), 'most important feature')}, as the model's library measures it: by "
+            "default the number of splits, or the gain."
+        )
+        values["artifacts"] = [
+            {"name": masked(name), "href": url("/artifact", experiment=pool, id=task.id, file=name)}
+            for name in all_names[:_ARTIFACTS]
+        ]
+        values["more_artifacts"] = max(0, len(all_names) - _ARTIFACTS)
+        if found is None and not values["metrics"]:
+            values["results_note"] = runs.problem or "The task's result is not a run in the tracking store."
+        return values
+
+    def artifact(self, pool: str, task_id: str, path: str) -> Path:
+        """Return the file of an artifact of a task's run.
+
+        Raises
+        ------
+        TaskNotFound, ArtifactNotFound, ConfigError
+            If there is no such task, run or file, or the path leaves the run's folder.
+        """
+        self.pools.require(pool)
+        self.pools.task(pool, task_id)
+        found = self.runs.recorder(pool, task_id)
+        if found is None:
+            raise ArtifactNotFound("The task has no run in the tracking store.")
+        return Path(found.download_artifact(inside(path)))
+
+    # -- results -------------------------------------------------------------------------------------------------------
+
+    def result(self, pool: str) -> str:
+        """Return the figures of the report for what is finished.
+
+        Raises
+        ------
+        TaskNotFound
+            If there is no such experiment.
+        """
+        from rollforge.report.html import plotly_script, report_parts
+
+        self.pools.require(pool)
+        report = report_parts(self.results.summary(pool))
+        return self.render(
+            "result.html", title=f"Result of {shown_name(pool)}", here="result", experiment=pool,
+            experiment_shown=shown_name(pool), events=url("/events", experiment=pool), report=report,
+            drawn=plotly_script() is not None,
+        )  # fmt: skip
+
+    def compare(self, names: Sequence[str]) -> str:
+        """Return the comparison of several experiments, or of the models of one.
+
+        Raises
+        ------
+        TaskNotFound
+            If one of them does not exist.
+        ConfigError
+            If there is nothing to compare.
+        """
+        from rollforge.report.figures import comparison_plots
+        from rollforge.report.html import plot_element, plotly_script, plots_json
+        from rollforge.report.tables import differences_table
+
+        names = list(dict.fromkeys(names))[:_COMPARED]
+        if not names:
+            raise ConfigError("No experiment is chosen. Select at least two in the list of experiments.")
+        for name in names:
+            self.pools.require(name)
+        what = "experiment" if len(names) > 1 else "model"
+        found = self.results.compared(names)
+        comparison, plots = found.comparison, comparison_plots(found.comparison)
+        columns = [name for name in _FORMS if comparison.figures[name].notna().any()]
+        rows = [
+            {"name": masked(str(name)), "texts": [_figure(row[column], _FORMS[column]) for column in columns]}
+            for name, row in comparison.figures.iterrows()
+        ]
+        differing = [
+            (masked(str(path)), [excerpt(masked(str(value)), 300) for value in row])
+            for path, row in zip(
+                found.definitions.index, found.definitions.itertuples(index=False, name=None), strict=True
+            )
+        ]
+        return self.render(
+            "compare.html", title="Comparison", here="compare", kind="Comparison", what=what,
+            experiment=names[0] if what == "model" else "", experiment_shown=shown_name(names[0]),
+            heading=shown_name(names[0]) if what == "model" else " · ".join(map(shown_name, names)),
+            notes=[masked(note) for note in comparison.notes], columns=columns, rows=rows,
+            reference=masked(comparison.results[0].name), differences=differences_table(comparison, kind=what),
+            differences_plot=plot_element(plots, "differences") or "", cumulative=plot_element(plots, "compared"),
+            equity=plot_element(plots, "equity"), definitions=differing[:_DIFFERING],
+            names=[masked(str(name)) for name in found.definitions.columns], plots=plots_json(plots.on_page()),
+            drawn=plotly_script() is not None,
         )  # fmt: skip
 
     def task_mark(self, pool: str, task_id: str) -> str:
@@ -348,9 +486,8 @@ def _grid_values(pool: str, snapshot: Snapshot, runs: PoolRuns, given: Mapping[s
     else:
         values = runs.of(chosen["metric"]) if chosen["metric"] else {}
     grid, page, pages = page_of(make_grid(tasks, chosen["by"], values), _page(given.get("page", "")), _CELLS)
-    strongest = levels(
-        [cell.value for row in grid.rows for cell in row.cells if cell is not None and cell.value is not None]
-    )
+    there = [cell.value for row in grid.rows for cell in row.cells if cell is not None and cell.value is not None]
+    strongest = levels(there)
     wide = len(grid.windows) > _WIDE
     form = "duration" if chosen["metric"] == "time" else "number"
     rows = [
@@ -373,7 +510,8 @@ def _grid_values(pool: str, snapshot: Snapshot, runs: PoolRuns, given: Mapping[s
     return {
         "grid": {"rows": rows}, "chosen": chosen, "dimensions": dimensions, "metrics": metrics, "statuses": _STATUSES,
         "years": _years(grid.windows), "labels": _labels(grid.windows), "wide": wide, "page": page, "pages": pages,
-        "page_url": page_url, "shown_text": shown, "keys": _keys(chosen["metric"], tasks, strongest, form),
+        "page_url": page_url, "shown_text": shown,
+        "keys": _keys(chosen["metric"], tasks, strongest, form, min(there, default=0.0)),
         "grid_title": f"Windows × {dimensions[chosen['by']]}s" if chosen["by"] != "loss" else "Windows × losses",
     }  # fmt: skip
 
@@ -409,7 +547,7 @@ def _cell_values(
     return {"href": href, "title": ", ".join(parts), "kind": kind, "text": text}
 
 
-def _keys(metric: str, tasks: Sequence[PoolTask], strongest: float, form: str) -> list[dict[str, str]]:
+def _keys(metric: str, tasks: Sequence[PoolTask], strongest: float, form: str, lowest: float) -> list[dict[str, str]]:
     used = {"lost" if task.is_lost else task.status.value for task in tasks}
     keys = [
         {"kind": f"s-{name}", "text": WORDS[name]} for name in WORDS if name in used and not (metric and name == "done")
@@ -418,8 +556,9 @@ def _keys(metric: str, tasks: Sequence[PoolTask], strongest: float, form: str) -
         return keys
     if form == "duration":
         return [*keys, {"kind": "v1", "text": "short"}, {"kind": "v3", "text": f"{duration(strongest)} or longer"}]
-    shown = number(strongest, ".3g")
-    return [*keys, {"kind": "v-3", "text": f"−{shown} or less"}, {"kind": "v3", "text": f"{shown} or more"}]
+    shown = number(strongest, ".3f")
+    below = [{"kind": "v-3", "text": f"−{shown} or less"}] if lowest < 0 else []
+    return [*keys, *below, {"kind": "v3", "text": f"{shown} or more"}]
 
 
 def _years(windows: Sequence[str]) -> list[tuple[str, int]]:
@@ -475,6 +614,10 @@ def _lane_values(pool: str, snapshot: Snapshot) -> dict[str, Any]:
     return {
         "lanes": {"start": found.start, "end": found.end, "rows": rows, "hidden": found.hidden}, "lane_keys": keys
     }  # fmt: skip
+
+
+def _figure(value: Any, form: str) -> str:
+    return f"{int(value):,}" if form == "d" else number(float(value), form)
 
 
 # -- texts -------------------------------------------------------------------------------------------------------------

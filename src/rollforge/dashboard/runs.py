@@ -99,6 +99,20 @@ class RunReader:
                 return uri
         return self._tracking_uri
 
+    def recorder(self, pool: str, task_id: str) -> Recorder | None:
+        """Return the recorder of the latest finished run of a task; None if there is none."""
+        uri = self.tracking_uri(pool)
+        place = local_path(uri)
+        if place is not None and not place.exists():
+            return None
+        tracker = open_tracker(uri)
+        experiment = tracker.find_experiment(name=pool)
+        if experiment is None:
+            return None
+        query = RunQuery(status=(Recorder.STATUS_FI,), tags={TM_ID: task_id}, limit=1)
+        found = tracker.search([experiment[0]], query)
+        return Recorder(tracker, found[0].info) if found else None
+
     def of(self, pool: str, mark: object, *, wait: float = _FIRST) -> PoolRuns:
         """Return the runs of a pool as last read, and read them again in the background if `mark` has changed.
 

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import logging
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rollforge.dashboard.drawing import WIDTH
-from rollforge.errors import ConfigError, counted, excerpt
+from rollforge.errors import ConfigError, counted, excerpt, printable
 from rollforge.generate.segments import Segment, intervals
 from rollforge.generate.task_view import TaskView
 from rollforge.task import Document, Status, TaskRecord, searchable, to_plain
 
-__all__ = ["attempts_text", "definition_text", "drawn_segments"]
+if TYPE_CHECKING:
+    from rollforge.track.base import Recorder
+
+__all__ = ["artifact_paths", "attempts_text", "definition_text", "drawn_segments", "importances"]
 
 _KINDS = ("train", "valid", "test")
+log = logging.getLogger(__name__)
+
+MAX_FILES = 1000
+FEATURES = 20
+"""Number of features whose importance is shown."""
 MAX_DEFINITION = 200_000
 """Maximum number of characters of a definition on a page."""
 
@@ -48,6 +57,38 @@ def definition_text(definition: Mapping[str, object]) -> str:
         if len(text) <= MAX_DEFINITION
         else f"{text[:MAX_DEFINITION]}\n… ({len(text) - MAX_DEFINITION:,} more characters)"
     )
+
+
+def artifact_paths(recorder: Recorder, folder: str = "") -> list[str]:
+    """Return the paths of all artifacts of a run, also in folders."""
+    found: list[str] = []
+    for name in recorder.list_artifacts(folder or None)[:MAX_FILES]:
+        inner = recorder.list_artifacts(name)
+        found += artifact_paths(recorder, name) if inner and folder.count("/") < 3 else [name]
+    return found[:MAX_FILES]
+
+
+def importances(recorder: Recorder, names: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the most important features of a run's model, with the widths of their bars; empty if the model has none.
+
+    The model is read under the rules for files of others: nothing that is not allowed is built.
+    """
+    if "params.pkl" not in names:
+        return []
+    try:
+        model = recorder.load_object("params.pkl")
+        method = getattr(model, "get_feature_importance", None)
+        series = method() if callable(method) else None
+        pairs = [(str(name), float(value)) for name, value in series.items()][:FEATURES] if series is not None else []
+    except Exception as exc:  # noqa: BLE001 - the library of a model; a page without this part is better than none
+        log.info("the importance of features of run %s: %s", recorder.id, exc)
+        return []
+    pairs = [(name, value) for name, value in pairs if value > 0]
+    most = max((value for _, value in pairs), default=1.0)
+    return [
+        {"name": excerpt(printable(name), 80), "width": round(200 * value / most, 1), "text": f"{value:,.4g}"}
+        for name, value in pairs
+    ]
 
 
 def drawn_segments(definition: Document) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from rollforge.report.inputs import TaskRow
 from rollforge.report.quality import Quality
 from rollforge.report.summary import Summary
 
-__all__ = ["Plots", "boundaries", "figures"]
+__all__ = ["Plots", "boundaries", "comparison_plots", "figures"]
 
 # With more windows than this, lines between them would hide the plot.
 _MAX_BOUNDARIES = 24
@@ -84,6 +84,14 @@ def figures(summary: Summary) -> Plots:
             plots[f"paths{i}"] = signal_figures.paths(returns, f"#paths{i}")
     if summary.portfolio is not None:
         _backtest(summary, summary.portfolio, plots, series)
+    return Plots({name: _rounded(figure) for name, figure in plots.items()}, series)
+
+
+def comparison_plots(comparison: Comparison) -> Plots:
+    """Return the plots of a comparison for which there are data: ``compared``, ``equity``, ``differences``."""
+    plots: dict[str, Figure] = {}
+    series: dict[str, Sequence[str]] = {}
+    _compare(comparison, plots, series)
     return Plots({name: _rounded(figure) for name, figure in plots.items()}, series)
 
 

@@ -47,7 +47,7 @@ from rollforge.report.tables import (
 )
 from rollforge.report.timeline import timeline
 
-__all__ = ["render", "write_report"]
+__all__ = ["ReportParts", "plot_element", "plotly_script", "plots_json", "render", "report_parts", "write_report"]
 
 log = logging.getLogger(__name__)
 
@@ -106,6 +106,48 @@ def render(summary: Summary) -> str:
     return f"<!doctype html>\n{tag('html', head, body, lang='en')}\n"
 
 
+@dataclass(frozen=True, slots=True)
+class ReportParts:
+    """The parts of a report for a page that has its own style sheets and scripts; it needs ``page.js`` and plotly.js."""
+
+    links: tuple[tuple[str, str], ...]
+    """Title and anchor of each section."""
+    extent: Markup
+    """What was tested: windows, days, instruments; empty if there are several parts."""
+    main: Markup
+    plots: Markup
+    """The figures, as the contents of an element with the id ``plots``."""
+
+
+def report_parts(summary: Summary) -> ReportParts:
+    """Return the parts of the report of a summary, which :func:`render` writes as one file."""
+    parts = summary.parts
+    shown = [_Part(f"part{i}-", *one) for i, one in enumerate(parts.items())] if parts else [_Part("", "", summary)]
+    if plotly_script() is None:
+        shown = [replace(part, drawn=False) for part in shown]
+    links = [
+        (one.title, one.anchor)
+        for part in shown
+        for one in ([_Section(part.anchor, part.title, "", Markup(""))] if parts else part.sections)
+    ]
+    main = join(*(part.body() for part in shown))
+    return ReportParts(tuple(links), Markup("") if parts else _extent(summary), main, plots_json(_on_page(shown)))
+
+
+def plots_json(figures: object) -> Markup:
+    """Return figures as JSON that can stand in a script element."""
+    return _json(figures)
+
+
+def plotly_script() -> str | None:
+    """Return plotly.js; None if the package plotly is not installed."""
+    try:
+        from plotly.offline import get_plotlyjs
+    except ImportError:  # the tables have the same figures
+        return None
+    return str(get_plotlyjs())
+
+
 @dataclass(frozen=True)
 class _Part:
     """A result on a page: the only one, or one of several."""
@@ -162,12 +204,11 @@ def _resource(name: str) -> str:
 
 def _library() -> str | None:
     """Return plotly.js compressed and base64-encoded, a third of its size; None if plotly is not installed."""
-    try:
-        from plotly.offline import get_plotlyjs
-    except ImportError:  # the tables have the same figures; the page explains what is missing
+    script = plotly_script()
+    if script is None:  # the page explains what is missing
         log.warning("the report has no plots, because plotly is not installed: pip install 'rollforge[report]'")
         return None
-    return base64.b64encode(gzip.compress(get_plotlyjs().encode(), mtime=0)).decode("ascii")
+    return base64.b64encode(gzip.compress(script.encode(), mtime=0)).decode("ascii")
 
 
 def _json(value: object) -> Markup:
@@ -276,11 +317,17 @@ def _models(summary: Summary, comparison: Comparison, plots: Plots) -> _Section:
             "means that the difference may be due to chance; among many models, some intervals exclude 0 by chance."
         )
         apart = join(
-            tag("h3", "Differences from the ensemble"), tag("p", said, class_="lead"), _plot(plots, "differences"), made
+            tag("h3", "Differences from the ensemble"),
+            tag("p", said, class_="lead"),
+            plot_element(plots, "differences"),
+            made,
         )
     notes = [tag("p", note, class_="empty") for note in comparison.notes]
     body = join(
-        models_table(headline, summary.models, comparison), _plot(plots, "compared", "Cumulative IC"), apart, *notes
+        models_table(headline, summary.models, comparison),
+        plot_element(plots, "compared", "Cumulative IC"),
+        apart,
+        *notes,
     )
     return _Section("models", "Models", lead, body)
 
@@ -291,8 +338,8 @@ def _quality(summary: Summary, plots: Plots) -> Iterator[_Section]:
     if "daily" in plots.figures:
         pair = tag(
             "div",
-            _plot(plots, "cumulative", "Cumulative: steady is better than steep"),
-            _plot(plots, "histogram", "Distribution of the values"),
+            plot_element(plots, "cumulative", "Cumulative: steady is better than steep"),
+            plot_element(plots, "histogram", "Distribution of the values"),
             class_="pair",
         )
         lead = (
@@ -300,7 +347,7 @@ def _quality(summary: Summary, plots: Plots) -> Iterator[_Section]:
             f"the line is the mean of the last {rolling_days(len(summary.ic))} {summary.headline.period}s."
             + (" Dotted lines mark the starts of test windows." if boundaries(summary.tasks) else "")
         )
-        yield _Section("daily", f"IC by {summary.headline.period}", lead, join(_plot(plots, "daily"), pair))
+        yield _Section("daily", f"IC by {summary.headline.period}", lead, join(plot_element(plots, "daily"), pair))
     months = month_tables({"IC": summary.ic, "Rank IC": summary.rank_ic})
     lead = (
         f"Means of each month and year, {_evaluated_on(summary)}. Blue is above zero and orange below; both tables "
@@ -316,7 +363,7 @@ def _quality(summary: Summary, plots: Plots) -> Iterator[_Section]:
             f"its instruments differ. Label: {label_description(summary.headline.label_text, summary.headline.label_days, period)}."
         )
         models = (join(tag("h3", name), groups_table(table, period)) for name, table in summary.model_groups.items())
-        body = join(_plot(plots, "groups"), groups_table(summary.groups, period), *models)
+        body = join(plot_element(plots, "groups"), groups_table(summary.groups, period), *models)
         if summary.model_groups:
             lead += " Below: each model, with its own label."
         yield _Section("groups", "IC by group", lead, body)
@@ -338,7 +385,7 @@ def _quantiles(summary: Summary, plots: Plots) -> _Section:
         f"of a group are summed, not compounded, before costs.{unit}"
     )
     table = quantile_table(summary.quantile_table, days, period) if summary.quantile_table is not None else None
-    return _Section("quantiles", "Returns by quantile", lead, join(_plot(plots, "quantiles"), table))
+    return _Section("quantiles", "Returns by quantile", lead, join(plot_element(plots, "quantiles"), table))
 
 
 def _persistence(summary: Summary, persistence: Persistence, plots: Plots) -> _Section:
@@ -361,15 +408,15 @@ def _persistence(summary: Summary, persistence: Persistence, plots: Plots) -> _S
     listed = tag("dl", *(tag("div", tag("dt", k), tag("dd", v)) for k, v in shown), class_="facts") if shown else None
     pair = tag(
         "div",
-        _plot(plots, "decay", "IC by lag"),
-        _plot(plots, "autocorrelation", "Autocorrelation of the scores by lag"),
+        plot_element(plots, "decay", "IC by lag"),
+        plot_element(plots, "autocorrelation", "Autocorrelation of the scores by lag"),
         class_="pair",
     )
     body = join(
         listed,
         pair if "decay" in plots.figures else None,
         persistence_table(persistence, period),
-        _plot(plots, "turnover", f"Turnover by {period}"),
+        plot_element(plots, "turnover", f"Turnover by {period}"),
     )
     return _Section("persistence", "Persistence of the signal", lead, body)
 
@@ -386,7 +433,7 @@ def _paths(summary: Summary, plots: Plots) -> _Section:
     for i, (model, paths) in enumerate(summary.paths.items()):
         parts += [
             tag("h3", model) if model else None,
-            _plot(plots, f"paths{i}"),
+            plot_element(plots, f"paths{i}"),
             paths_table(paths, summary.headline.period),
         ]
     return _Section("paths", "Backtest paths", lead, join(*parts))
@@ -439,7 +486,7 @@ def _portfolio(summary: Summary, plots: Plots) -> _Section:
     table = risk_table(summary.portfolio_risk, period) if summary.portfolio_risk is not None else None
     body = join(
         about if summary.portfolio_about else None,
-        _plot(plots, "portfolio"),
+        plot_element(plots, "portfolio"),
         table,
         return_months(summary.portfolio, benchmark=summary.has_benchmark) if summary.portfolio is not None else None,
         _exposure(summary, summary.exposure, plots) if summary.exposure is not None else None,
@@ -452,10 +499,11 @@ def _exposure(summary: Summary, exposure: pd.DataFrame, plots: Plots) -> Markup:
     shown = exposure_texts(exposure, period, summary.headline.per_year)
     listed = tag("dl", *(tag("div", tag("dt", k), tag("dd", v)) for k, v in shown.items()), class_="facts")
     title = tag("h3", f"Turnover and exposure, means over {counted(len(exposure), period)}")
-    return join(title, listed, _plot(plots, "exposure"))
+    return join(title, listed, plot_element(plots, "exposure"))
 
 
-def _plot(plots: Plots, name: str, title: str | None = None) -> Markup | None:
+def plot_element(plots: Plots, name: str, title: str | None = None) -> Markup | None:
+    """Return the place of a plot, with its title; None if there is no such plot."""
     figure: Figure | None = plots.figures.get(name)
     if figure is None:
         return None

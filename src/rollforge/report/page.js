@@ -51,12 +51,16 @@ function drawAll(width) {
   return Promise.all(Object.keys(PLOTS.figures).map(name => draw(name, width)));
 }
 
-async function start() {
+async function unpack() {
   const packed = Uint8Array.from(atob(document.getElementById("library").textContent), c => c.charCodeAt(0));
   const text = await new Response(new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
   const script = document.createElement("script");
   script.textContent = text;
   document.head.append(script);
+}
+
+async function start() {
+  if (!window.Plotly) await unpack();
   await drawAll();
   document.documentElement.dataset.plots = "drawn";
   const dark = matchMedia("(prefers-color-scheme: dark)");
@@ -71,7 +75,7 @@ async function start() {
   });
 }
 
-if (document.getElementById("library")) {
+if (document.getElementById("library") || window.Plotly) {
   start().catch(problem => {
     document.documentElement.dataset.plots = "failed";
     document.querySelectorAll(".plot > div").forEach(place => {
@@ -109,7 +113,7 @@ document.querySelectorAll("table.sort thead th").forEach((head, column) => {
 });
 
 // Highlight the link of the current section.
-const links = new Map([...document.querySelectorAll("nav a")].map(a => [a.hash.slice(1), a]));
+const links = new Map([...document.querySelectorAll("nav a[href^='#']")].map(a => [a.hash.slice(1), a]));
 const seen = new IntersectionObserver(entries => entries.forEach(entry => {
   if (!entry.isIntersecting) return;
   links.forEach(a => a.classList.remove("here"));

@@ -68,7 +68,8 @@ if (document.body.dataset.events) {
   const say = (text, state) => { sign.textContent = text; sign.className = "live " + state; };
   source.addEventListener("open", () => say("live", "on"));
   source.addEventListener("error", () => say("connection lost; trying again", "off"));
-  source.addEventListener("change", soon);
+  const news = document.getElementById("news");
+  source.addEventListener("change", () => { if (news) news.hidden = false; else soon(); });
   document.addEventListener("visibilitychange", () => { if (!document.hidden) soon(); });
   addEventListener("pagehide", () => source.close());
 }

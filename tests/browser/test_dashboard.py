@@ -1,0 +1,183 @@
+"""The dashboard in a real browser: no errors, live updates, filters, keyboard, phone width, contrast."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from rollforge.store.base import open_store
+
+from ..dashboard.serving import Served, definition, serving
+from ..dashboard.trained import trained
+from .chromium import MISSING, Page, browser, find_browser
+
+pytest.importorskip("starlette", reason="pip install 'rollforge[dashboard]'")
+pytest.importorskip("jinja2", reason="pip install 'rollforge[dashboard]'")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(find_browser() is None, reason=MISSING),
+]
+
+CONTRAST = """
+(() => {
+  const numbers = text => (text.match(/[\\d.]+/g) || []).map(Number);
+  const part = v => (v /= 255) <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4;
+  const light = ([r, g, b]) => .2126 * part(r) + .7152 * part(g) + .0722 * part(b);
+  const over = ([r, g, b, a = 1], under) => [r, g, b].map((v, i) => v * a + under[i] * (1 - a));
+  const behind = node => {
+    const layers = [];
+    for (let one = node; one; one = one.parentElement) layers.push(numbers(getComputedStyle(one).backgroundColor));
+    const page = matchMedia("(prefers-color-scheme: dark)").matches ? [18, 21, 25] : [255, 255, 255];
+    return layers.reverse().reduce((under, layer) => layer.length ? over(layer, under) : under, page);
+  };
+  const found = [];
+  for (const node of document.querySelectorAll("body *")) {
+    if (node.closest("svg, select, .plot, [hidden], .skip, .unseen") || !node.getClientRects().length) continue;
+    if (![...node.childNodes].some(child => child.nodeType === 3 && child.textContent.trim())) continue;
+    const style = getComputedStyle(node);
+    const ground = behind(node);
+    const a = light(over(numbers(style.color), ground)), b = light(ground);
+    const ratio = (Math.max(a, b) + .05) / (Math.min(a, b) + .05);
+    const large = parseFloat(style.fontSize) >= 24;
+    const about = [node.tagName, node.className, ratio.toFixed(2), node.textContent.slice(0, 30)];
+    if (ratio < (large ? 3 : 4.5)) found.push(about.join(" "));
+  }
+  return found;
+})()
+"""
+"""Texts whose contrast with what is behind them is below that of WCAG 2, level AA."""
+
+NAMELESS = """
+[...document.querySelectorAll("a[href], button, input:not([type=hidden]), select, svg[role=img], progress")].filter(one => {
+  const named = one.getAttribute("aria-label") || one.title || one.textContent.trim() || one.closest("label")?.textContent.trim();
+  return !named && !one.querySelector("title, [aria-label]");
+}).map(one => one.outerHTML.slice(0, 120))
+"""
+"""Elements that a screen reader cannot name."""
+
+
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """Two trained experiments, and one that is being worked on."""
+    store_uri, tracking = trained(tmp_path_factory.mktemp("browser"))
+    store = open_store(store_uri)
+    tasks = [definition(seed, month) for month in range(1, 13) for seed in (7, 8, 9)]
+    names = [f"trees, seed {seed}" for _ in range(12) for seed in (7, 8, 9)]
+    store.create("live", tasks, model_names=names, max_attempts=1)
+    for i, task in enumerate(store.claim("live", worker="gpu1:17:ab-1", lease=3600, limit=14)):
+        if i < 9:
+            store.commit(task, {"ic": 0.1})
+        elif i < 11:
+            store.fail(
+                task, 'Traceback (most recent call last):\n  File "x.py", line 7, in f\n    f()\nKeyError: "close"'
+            )
+        else:
+            store.renew(task, 3600, log=f"epoch {i}\nloss 0.1")
+    return store_uri, tracking
+
+
+@pytest.fixture(scope="module")
+def served(stores: tuple[str, str]) -> Iterator[Served]:
+    with serving(*stores) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Page]:
+    with browser() as opened:
+        yield opened.page()
+
+
+@pytest.fixture
+def page(shared: Page) -> Page:
+    shared.size(1200, 900)
+    shared.scheme("light")
+    shared.problems.clear()
+    shared.requests.clear()
+    return shared
+
+
+def addresses(stores: tuple[str, str]) -> dict[str, str]:
+    """Return one address of each kind of page."""
+    ids = {task.status.value: task.id for task in open_store(stores[0]).query("live", {}, results=False)}
+    done = next(iter(open_store(stores[0]).query("trees", {"status": "done"}, results=False))).id
+    return {
+        "experiments": "/", "experiment": "/experiment?name=live", "metric": "/experiment?name=trees&metric=IC",
+        "failed": f"/task?experiment=live&id={ids['failed']}", "done": f"/task?experiment=trees&id={done}",
+        "result": "/result?experiment=ridge", "compare": "/compare?e=ridge&e=trees", "missing": "/task?experiment=live&id=x",
+    }  # fmt: skip
+
+
+def test_pages_load_without_errors_and_only_from_here(page: Page, served: Served, stores: tuple[str, str]) -> None:
+    """Nothing is reported in the console, also by the Content-Security-Policy, and no other address is asked."""
+    for name, path in addresses(stores).items():
+        page.open(served.address + path)
+        if name in ("result", "compare"):
+            page.wait("document.documentElement.dataset.plots === 'drawn'")
+            assert page.run("document.querySelectorAll('.main-svg').length") >= 2
+        if name != "missing":  # its answer is 404, which the console repeats
+            assert page.problems == [], name
+        page.problems.clear()
+    assert {one for one in page.requests if not one.startswith((served.address, "data:"))} == set()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_texts_have_contrast_and_controls_have_names(
+    page: Page, served: Served, stores: tuple[str, str], scheme: str
+) -> None:
+    """Every text can be read in both schemes, and everything that can be used or seen has a name."""
+    page.scheme(scheme)
+    for name, path in addresses(stores).items():
+        page.open(served.address + path)
+        assert page.run(CONTRAST) == [], name
+        assert page.run(NAMELESS) == [], name
+        assert page.run("document.querySelectorAll('h1').length") == 1
+        assert page.run("document.documentElement.lang") == "en"
+
+
+def test_a_phone_scrolls_only_tables(page: Page, served: Served, stores: tuple[str, str]) -> None:
+    """The page itself is not wider than the screen of a phone."""
+    page.size(390, 844)
+    for name, path in addresses(stores).items():
+        page.open(served.address + path)
+        assert page.run("document.documentElement.scrollWidth") <= 390, name
+
+
+def test_a_change_arrives_without_reloading(page: Page, served: Served, stores: tuple[str, str]) -> None:
+    """A task that a worker claims, and one that it finishes, are shown on the open page, which keeps what was opened."""
+    page.open(served.address + "/experiment?name=live")
+    page.wait("document.getElementById('live').textContent === 'live'")
+    page.run("window.same = true; document.querySelector('#failures details').open = true")
+    store = open_store(stores[0])
+    (task,) = store.claim("live", worker="gpu2:99:cd-1", lease=3600)
+    page.wait("document.getElementById('running').innerText.includes('gpu2, process 99')")
+    store.commit(task, {"ic": 0.2})
+    page.wait("!document.getElementById('running').innerText.includes('gpu2, process 99')")
+    assert "gpu2" in page.text("#workers")
+    assert page.run("window.same && document.querySelector('#failures details').open")
+    assert page.problems == []
+
+
+def test_filters_and_the_keyboard(page: Page, served: Served) -> None:
+    """Typing filters the grid at once; Tab and arrows reach each cell, and Enter opens its task."""
+    page.open(served.address + "/experiment?name=live")
+    page.run("document.querySelector('input[name=q]').focus()")
+    page.type("seed 8")
+    page.wait("document.querySelectorAll('.grid-table tbody tr').length === 1")
+    assert "q=seed+8" in page.run("location.search")
+    page.run("document.querySelector('select[name=status]').value = 'failed'")
+    page.run("document.querySelector('select[name=status]').dispatchEvent(new Event('input', {bubbles: true}))")
+    page.wait("document.querySelectorAll('.grid-table .cell').length < 12")
+    page.open(served.address + "/experiment?name=live")
+    page.run("document.querySelector('.grid-table .cell').focus()")
+    page.key("ArrowRight", 39)
+    page.key("ArrowDown", 40)
+    label = page.run("document.activeElement.getAttribute('aria-label')")
+    assert label.startswith("trees, seed 8, 2020-02-01")
+    page.key("Enter", 13, "\r")
+    page.wait("location.pathname === '/task' && document.readyState === 'complete'")
+    assert "seed 8" in page.text("h1")
+    page.open(served.address + "/")
+    page.key("Tab", 9)
+    assert page.run("document.activeElement.className") == "skip"
