@@ -30,6 +30,7 @@ _GROUND = [
     "task",
     "transitions",
     "confidential",
+    "mail",
     "notify",
     "machine",
     "drivers",

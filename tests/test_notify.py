@@ -203,12 +203,12 @@ COMMAND_TEXT = "must be a command line, or a list of its words."
 @pytest.mark.parametrize(
     ("section", "place", "message"),
     [
-        ({"command": "x"}, "", "must be a list of {command: …} and {webhook: …}, found {'command': 'x'}."),
+        ({"command": "x"}, "", "must be a list of {command: …}, {webhook: …} and {email: …}, found {'command': 'x'}."),
         ([{"command": f"x{i}"} for i in range(21)], "", "must have at most 20 entries, found 21."),
-        (["mail me"], ".0", "must be {command: …} or {webhook: …}."),
-        ([{"command": "x", "webhook": "http://h"}], ".0", "must be {command: …} or {webhook: …}."),
+        (["mail me"], ".0", "must be {command: …}, {webhook: …} or {email: …}."),
+        ([{"command": "x", "webhook": "http://h"}], ".0", "must be {command: …}, {webhook: …} or {email: …}."),
         ([{"command": "x"}, {"webhok": "http://h"}], ".1.webhok",
-         "unknown key. Did you mean 'webhook'? Allowed: command, webhook."),
+         "unknown key. Did you mean 'webhook'? Allowed: command, webhook, email."),
         ([{"command": ""}], ".0.command", COMMAND_TEXT),
         ([{"command": "an 'open quote"}], ".0.command", COMMAND_TEXT),
         ([{"command": ["mail", 3]}], ".0.command", COMMAND_TEXT),

@@ -1,8 +1,9 @@
 """Notifications about jobs: a run with failed tasks, a day of a service that failed, a check that warned.
 
-The section ``notify`` of a workflow lists commands and webhooks. Each gets one JSON document: a command on its standard
-input, a webhook as the body of a POST. Targets are read from the workflow file that the user runs, and never from a pool
-or the text in a ledger. A failed notification is reported and has no other effect.
+The section ``notify`` of a workflow lists commands, webhooks and recipients of e-mail. Each gets one JSON document: a
+command on its standard input, a webhook as the body of a POST, a recipient in the text. Targets are read from the workflow
+file that the user runs, and never from a pool or the text in a ledger. A failed notification is reported and has no other
+effect.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from urllib.parse import urlsplit
 
 from rollforge.confidential import mask_secrets, remember_secret
 from rollforge.errors import nearest, shown
+from rollforge.mail import Email, email_schema, read_email
 
 __all__ = ["Command", "Target", "Webhook", "read_targets", "send", "targets_schema", "without_addresses"]
 
@@ -118,7 +120,7 @@ class Webhook:
         return problem
 
 
-Target = Command | Webhook
+Target = Command | Webhook | Email
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
@@ -153,7 +155,7 @@ def send(targets: Sequence[Target], document: Mapping[str, object]) -> dict[Targ
 
     Parameters
     ----------
-    targets : sequence of Command or Webhook
+    targets : sequence of Command, Webhook or Email
         The recipients.
     document : mapping
         Plain JSON. The host and the time are added.
@@ -163,6 +165,8 @@ def send(targets: Sequence[Target], document: Mapping[str, object]) -> dict[Targ
     for target in targets:
         if isinstance(target, Webhook):
             target.address()  # register it as a secret before anything is masked
+        elif isinstance(target, Email):
+            target.secret()
     now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
     payload = json.dumps(_masked({**document, "host": socket.gethostname(), "time": now})).encode()
     answers: dict[int, str] = {}
@@ -223,13 +227,15 @@ def read_targets(section: object) -> tuple[tuple[Target, ...], list[tuple[str, s
     --------
     >>> read_targets([{"command": "mail -s 'a job' me"}, {"webhook": "https://host/hook"}])[0][0].words
     ('mail', '-s', 'a job', 'me')
-    >>> read_targets([{"mail": "me"}])[1]
-    [('notify.0.mail', 'unknown key. Allowed: command, webhook.')]
+    >>> read_targets([{"phone": "me"}])[1]
+    [('notify.0.phone', 'unknown key. Allowed: command, webhook, email.')]
     """
     if section is None:
         return (), []
     if not isinstance(section, list):
-        return (), [("notify", f"must be a list of {{command: …}} and {{webhook: …}}, found {shown(section)}.")]
+        return (), [
+            ("notify", f"must be a list of {{command: …}}, {{webhook: …}} and {{email: …}}, found {shown(section)}.")
+        ]
     if len(section) > _MAX_TARGETS:
         return (), [("notify", f"must have at most {_MAX_TARGETS} entries, found {len(section)}.")]
     targets: list[Target] = []
@@ -237,7 +243,7 @@ def read_targets(section: object) -> tuple[tuple[Target, ...], list[tuple[str, s
     for place, given in enumerate(section):
         path = f"notify.{place}"
         if not isinstance(given, Mapping) or len(given) != 1:
-            wrong.append((path, "must be {command: …} or {webhook: …}."))
+            wrong.append((path, "must be {command: …}, {webhook: …} or {email: …}."))
             continue
         ((kind, value),) = given.items()
         target, problem = _read_target(str(kind), value)
@@ -254,6 +260,7 @@ def targets_schema() -> dict[str, object]:
     values: dict[str, dict[str, object]] = {
         "command": {"anyOf": [text, {"type": "array", "items": {"type": "string"}, "minItems": 1}]},
         "webhook": {"type": "string", "pattern": rf"^(https?://[^\s@]+|{_FROM_VARIABLE}[^\s]+)$"},
+        "email": email_schema(),
     }
     target = {
         "type": "object", "properties": values, "additionalProperties": False, "minProperties": 1, "maxProperties": 1,
@@ -266,8 +273,10 @@ def _read_target(kind: str, value: object) -> tuple[Target | None, str]:
     if kind == "command":
         arguments = _arguments(value)
         return (Command(arguments), "") if arguments is not None else (None, _WRONG_COMMAND)
+    if kind == "email":
+        return read_email(value)
     if kind != "webhook":
-        allowed = ["command", "webhook"]
+        allowed = ["command", "webhook", "email"]
         return None, f"unknown key.{nearest(kind, allowed)} Allowed: {', '.join(allowed)}."
     problem = _url_problem(value)
     if problem or not isinstance(value, str):
