@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,8 +11,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from tests.documents.command_line import call
 
 from rollforge import pipeline
+from rollforge.cli.exit_codes import Exit
 from rollforge.collect import AverageEnsemble, RecorderCollector
 from rollforge.errors import CoverageError, DataError
 from rollforge.market.content import mark_of_days, session_content
@@ -60,14 +63,16 @@ def frame(window: tuple[int, int], values: Sequence[float], column: str, codes: 
 class Experiment:
     """A pool and its runs, made by the test."""
 
-    def __init__(self, folder: Path) -> None:
-        write_folder(folder / "data", CALENDAR, {}, {"all": {c: [(CALENDAR[0], CALENDAR[-1])] for c in CODES}})
+    def __init__(self, folder: Path, pool: str = POOL) -> None:
+        self.pool = pool
+        if not (folder / "data").exists():
+            write_folder(folder / "data", CALENDAR, {}, {"all": {c: [(CALENDAR[0], CALENDAR[-1])] for c in CODES}})
         self.session = Session(
             provider_uri=str(folder / "data"), store_uri=f"sqlite:///{folder}/tasks.db", tracking_uri=f"folder:{folder}/runs",
-            experiment_name=POOL, threads=1,
+            experiment_name=pool, threads=1,
         )  # fmt: skip
         self.store = open_store(self.session.store_uri)
-        self.runs = get_experiment(open_tracker(self.session.tracking_uri), experiment_name=POOL)
+        self.runs = get_experiment(open_tracker(self.session.tracking_uri), experiment_name=pool)
 
     def add(
         self,
@@ -82,8 +87,8 @@ class Experiment:
 
         The labels have the instruments of the scores, or those that are `labelled`.
         """
-        (made,) = self.store.create(POOL, [definition], max_attempts=1)
-        (claim,) = self.store.claim(POOL, worker="w", lease=60, query={"_id": made.id})
+        (made,) = self.store.create(self.pool, [definition], max_attempts=1)
+        (claim,) = self.store.claim(self.pool, worker="w", lease=60, query={"_id": made.id})
         if scores is None:
             self.store.fail(claim, "Traceback\nValueError: no")
             return made.id
@@ -318,6 +323,57 @@ def test_the_page_names_the_models(incomplete: Experiment, tmp_path: Path) -> No
         f"{name}</td>" in sections["models"] or f"{name}</th>" in sections["models"] for name in ("shallow", "deep")
     } == {True}
     assert "the average is of deep alone: shallow has no prediction" in page
+
+
+def test_experiments_are_compared_on_their_common_days(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One experiment has twelve days and the other, whose second window failed, eight: the difference is that of eight,
+    on the page, as Markdown and in the data of the figure; values of the definitions that differ are listed."""
+    first, other = Experiment(tmp_path), Experiment(tmp_path, "deeper")
+    monkeypatch.setenv("ROLLFORGE_DATA", str(tmp_path / "data"))
+    for i, window in enumerate(WINDOWS):
+        first.add(task(4, window), (1, 2, 3))
+        other.add(task(8, window), (3, 1, 2) if i != 1 else None)
+    where = ("--store", first.session.store_uri, "--tracking", first.session.tracking_uri, "--output", tmp_path / "out")
+    for form in ("html", "md"):
+        done = call("report", POOL, "deeper", *where, "--format", form, "--csv", tmp_path / "csv")
+        assert done.exit_code == Exit.FAILED, done.stdout + done.stderr
+        assert "Tasks failed in: deeper" in done.stdout
+        text = (tmp_path / "out" / f"comparison.{form}").read_text(encoding="utf-8")
+        apart = f"{TURNED - UP:+.4f}"
+        assert apart in done.stdout
+        assert apart.replace("-", "−") in text
+    assert "| deeper | 8 | " in text
+    assert "| model.kwargs.depth | 4 | 8 |" in text
+    assert "3 of 3 done" in text
+    assert "2 of 3 done" in text
+    found = json.loads(call("report", POOL, "deeper", *where, "--json").stdout)
+    assert found["differences"]["deeper"]["IC"] == {
+        "days": 8,
+        **dict.fromkeys(("difference", "low", "high"), pytest.approx(TURNED - UP)),
+        "t": None,
+    }
+    assert found["experiments"][POOL]["Net return"] is None
+    data = pd.read_csv(tmp_path / "csv" / "differences.csv")
+    assert data[["y", "x"]].to_numpy().tolist() == [["deeper", pytest.approx(TURNED - UP, abs=1e-5)]]
+    curves = pd.read_csv(tmp_path / "csv" / "compared.csv").set_index(["series", "x"])["y"]
+    assert curves["deeper"].dropna().tolist() == pytest.approx([TURNED * n for n in range(1, 9)], abs=1e-5)
+    assert curves[POOL, "2020-01-12"] == pytest.approx(12 * UP, abs=1e-5)
+
+
+def test_a_report_for_a_pull_request_has_the_tables_of_the_page(
+    incomplete: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Markdown contains the figures, models, windows and failures as tables and lists, and no HTML."""
+    monkeypatch.setenv("ROLLFORGE_DATA", str(tmp_path / "data"))
+    where = ("--store", incomplete.session.store_uri, "--tracking", incomplete.session.tracking_uri)
+    done = call("report", POOL, *where, "--output", tmp_path, "--format", "md")
+    assert done.exit_code == Exit.FAILED, done.stdout + done.stderr
+    assert not (tmp_path / "report.html").exists()
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert f"- IC: {(8 * AVERAGE + 4 * TURNED) / 12:.4f} mean of 12 days, Pearson" in text
+    assert "| shallow | 8 | " in text
+    assert "- Window 2" in text or "ValueError: no" in text
+    assert "<" not in text.replace("\\<", "")
 
 
 def test_the_metrics_of_a_window_are_those_of_its_model(incomplete: Experiment, tmp_path: Path) -> None:

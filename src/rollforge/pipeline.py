@@ -600,6 +600,7 @@ def write_results(
     folder: Path,
     groups: str | None = None,
     parts: Mapping[str, Collected] | None = None,
+    markdown: bool = False,
 ) -> Summary:
     """Write ``prediction.parquet``, ``backtest.parquet`` (if there is a backtest) and ``report.html`` into `folder`.
 
@@ -621,6 +622,8 @@ def write_results(
         A file or a universe, see :func:`~rollforge.report.groups.read_groups`, for the IC by group.
     parts : mapping, optional
         The results of models with different labels, see :func:`by_label`.
+    markdown : bool
+        Whether to write ``report.md`` instead of ``report.html``.
 
     Returns
     -------
@@ -628,8 +631,9 @@ def write_results(
         The numbers of the report; those of the first part if the models are not combined.
     """
     from rollforge.market.universe import session_provider
+    from rollforge.report.files import write_text
     from rollforge.report.groups import read_groups
-    from rollforge.report.html import write_report
+    from rollforge.report.html import render_markdown, write_report
     from rollforge.report.inputs import report_inputs
     from rollforge.report.summary import summarise
     from rollforge.track.frame import write_described
@@ -655,7 +659,10 @@ def write_results(
         summary = replace(next(iter(summaries.values())), parts=summaries, combined=combined)
     else:
         summary = summary_of(collected)
-    write_report(summary, folder / "report.html")
+    if markdown:
+        write_text(render_markdown(summary), folder / "report.md")
+    else:
+        write_report(summary, folder / "report.html")
     return summary
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rollforge.cli.comparison import Experiment, Format, Shape, write_comparison
 from rollforge.cli.exit_codes import Exit
 from rollforge.cli.summaries import AsJson, error_groups, plan_summary, result_summary, start_summary, summarised
 from rollforge.cli.terminal import echo, echo_error, echo_json, one_line
@@ -507,14 +508,17 @@ def _finish(
     keep: bool,
     groups: str | None = None,
     parts: Mapping[str, Collected] | None = None,
+    shape: Shape | None = None,
 ) -> None:
     """Write the result, print its headline and complete `found`; with `keep`, also save it as a run next to the windows' runs."""
     from rollforge import pipeline
 
+    shape = shape or Shape()
     collected = pipeline.separated(collected, parts or {})
     summary = pipeline.write_results(
-        collected, name=name, session=session, config=config, folder=folder, groups=groups, parts=parts
-    )
+        collected, name=name, session=session, config=config, folder=folder, groups=groups, parts=parts,
+        markdown=shape.markdown,
+    )  # fmt: skip
     shown = [summary]
     if not summary.combined:
         shown = [replace(one, title=f"{name}: {title}") for title, one in summary.parts.items()]
@@ -522,7 +526,7 @@ def _finish(
         _show_summary(one, console)
     for note in (*collected.coverage.notes, *collected.warnings):
         _warn(note)
-    written = {"report": "report.html"}
+    written = {"report": "report.md" if shape.markdown else "report.html"}
     if collected.prediction is not None:
         written["prediction"] = "prediction.parquet"
     if collected.backtest is not None:
@@ -531,6 +535,11 @@ def _finish(
     found.update({what: folder / file for what, file in written.items()})
     for what, file in written.items():  # complete paths, so that they can be copied, whatever their length and brackets
         console.print(f"{what:<10}  {folder / file}", soft_wrap=True)
+    if shape.csv is not None:
+        from rollforge.report.figure_data import write_figures
+
+        files = write_figures(summary, shape.csv)
+        console.print(f"{'figures':<10}  {shape.csv} ({counted(len(files), 'file')})", soft_wrap=True)
     if keep:
         found["recorder"] = _keep(collected, summary, name, session, console)
     if collected.failed:
@@ -593,7 +602,12 @@ def collect(
 
 
 def report(
-    name: Name,
+    names: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="EXPERIMENT", help="Names of experiments, or their workflow files. Several are compared."
+        ),
+    ],
     store_uri: StoreUri = None,
     tracking_uri: TrackingUri = None,
     output: Output = None,
@@ -606,24 +620,37 @@ def report(
             "or a universe.",
         ),
     ] = None,
+    kind: Annotated[
+        Format, typer.Option("--format", help="A page (html), or Markdown for a pull request or an issue (md).")
+    ] = Format.HTML,
+    csv: Annotated[
+        Path | None,
+        typer.Option("--csv", metavar="FOLDER", help="Also save the data of each figure, as CSV files in this folder."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write a report of the current state of an experiment, as one HTML file."""
+    """Write a report of the current state of an experiment, as one file; or compare several experiments.
+
+    The comparison shows the figures of each and, on the days that both have, the differences from the first.
+    """
+    shape = Shape(kind is Format.MD, csv)
     with summarised(as_json) as found:
-        _report(name, store_uri, tracking_uri, output, allow_gaps, found, keep=False, groups=group)
+        if len(names) == 1:
+            _report(names[0], store_uri, tracking_uri, output, allow_gaps, found, keep=False, groups=group, shape=shape)
+            return
+        if group is not None:
+            raise ConfigError("--group works with one experiment only.")
+        experiments = [_loaded(name, store_uri, tracking_uri, allow_gaps, {}) for name in names]
+        write_comparison(experiments, _output_folder(output, "comparison"), shape, _console(), found)
 
 
-def _report(
-    name: str,
-    store_uri: str | None,
-    tracking_uri: str | None,
-    output: Path | None,
-    allow_gaps: bool,
-    found: dict[str, object],
-    *,
-    keep: bool,
-    groups: str | None = None,
-) -> None:
+def _loaded(
+    name: str, store_uri: str | None, tracking_uri: str | None, allow_gaps: bool, found: dict[str, object]
+) -> Experiment:
+    """Collect an experiment by its name or its workflow file, with its backtests and variants.
+
+    Plan warnings are printed; `found` gets its name and stores.
+    """
     from rollforge import pipeline
     from rollforge.plan import workflow_ensembles
     from rollforge.workflow import load_workflow
@@ -653,6 +680,23 @@ def _report(
     for warning in collected.plan_warnings:
         _warn(warning)
     parts = pipeline.by_label(collected, session, name, label_days=label_days, ensembles=ensembles)
-    folder = _output_folder(output, name)
-    text = config or collected.template_text()
-    _finish(collected, name, session, text, folder, _console(), found, keep=keep, groups=groups, parts=parts)
+    return Experiment(name, session, collected, parts, config or collected.template_text())
+
+
+def _report(
+    name: str,
+    store_uri: str | None,
+    tracking_uri: str | None,
+    output: Path | None,
+    allow_gaps: bool,
+    found: dict[str, object],
+    *,
+    keep: bool,
+    groups: str | None = None,
+    shape: Shape | None = None,
+) -> None:
+    one = _loaded(name, store_uri, tracking_uri, allow_gaps, found)
+    _finish(
+        one.collected, one.name, one.session, one.config, _output_folder(output, one.name), _console(), found,
+        keep=keep, groups=groups, parts=one.parts, shape=shape,
+    )  # fmt: skip

@@ -320,9 +320,9 @@ class Pages:
         ConfigError
             If there is nothing to compare.
         """
+        from rollforge.report.comparison_tables import differences_table
         from rollforge.report.figures import comparison_plots
         from rollforge.report.html import plot_element, plotly_script, plots_json
-        from rollforge.report.tables import differences_table
 
         names = list(dict.fromkeys(names))[:_COMPARED]
         if not names:

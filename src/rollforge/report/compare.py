@@ -68,6 +68,11 @@ class Comparison:
     notes: tuple[str, ...] = ()
     """What cannot be compared and why: one sentence each."""
 
+    def difference(self, name: str, figure: str = "IC") -> Difference | None:
+        """Return the difference of a result from the first; None if there is none."""
+        row = self.differences.loc[self.differences.index == (name, figure)]
+        return Difference(*next(row.itertuples(index=False, name=None))) if len(row) else None
+
 
 def paired_difference(values: pd.Series, reference: pd.Series, days: int | None, *, scale: float = 1.0) -> Difference:
     """Return the mean difference between two daily series on their common days.

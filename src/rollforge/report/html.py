@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import base64
+import datetime as dt
 import functools
 import gzip
 import json
 import logging
 import os
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
@@ -17,19 +17,21 @@ from pathlib import Path
 import pandas as pd
 
 from rollforge.collect.trials import Trials
-from rollforge.errors import DataError, counted
+from rollforge.errors import counted
 from rollforge.markup import Markup, join, tag
-from rollforge.report.compare import Comparison
+from rollforge.report.compare import Comparison, definition_differences
+from rollforge.report.comparison_tables import definitions_table, differences_table, experiments_table
 from rollforge.report.drawing import Figure, rolling_days
-from rollforge.report.figures import Plots, boundaries, figures
+from rollforge.report.figures import Plots, boundaries, comparison_plots, figures
+from rollforge.report.files import write_text
 from rollforge.report.headline import backtest_year, evaluated_days_text, headline_figures, label_description
+from rollforge.report.markdown import to_markdown
 from rollforge.report.quality import QUANTILES
 from rollforge.report.summary import Headline, Persistence, Summary
 from rollforge.report.tables import (
     cards,
     checks_table,
     dates_table,
-    differences_table,
     environment_table,
     exposure_texts,
     failed_tasks,
@@ -47,7 +49,10 @@ from rollforge.report.tables import (
 )
 from rollforge.report.timeline import timeline
 
-__all__ = ["ReportParts", "plot_element", "plotly_script", "plots_json", "render", "report_parts", "write_report"]
+__all__ = [
+    "ReportParts", "plot_element", "plotly_script", "plots_json", "render", "render_comparison", "render_markdown",
+    "report_parts", "write_report",
+]  # fmt: skip
 
 log = logging.getLogger(__name__)
 
@@ -79,27 +84,109 @@ def render(summary: Summary) -> str:
     library = _library() if any(part.plots.figures for part in shown) else None
     if library is None:
         shown = [replace(part, drawn=False) for part in shown]
+    links = [
+        (s.anchor, s.title)
+        for part in shown
+        for s in ([_Section(part.anchor, part.title, "", Markup(""))] if parts else part.sections)
+    ]
+    main = join(*(part.body() for part in shown), _footer(shown[0].summary.environment, drawn=library is not None))
+    extent = None if parts else _extent(summary)
+    return _page(("Rolling experiment", summary.title), extent, links, main, _on_page(shown), library)
+
+
+def render_markdown(summary: Summary) -> str:
+    """Return the texts and tables of the page as Markdown, see :func:`~rollforge.report.markdown.to_markdown`."""
+    parts = summary.parts
+    shown = [_Part("", *one, drawn=False) for one in parts.items()] if parts else [_Part("", "", summary, drawn=False)]
+    extent = None if parts else _extent(summary)
+    bodies = (part.body(explain=False) for part in shown)
+    return to_markdown(join(tag("h1", summary.title), extent, *bodies))
+
+
+def render_comparison(
+    comparison: Comparison, definitions: Mapping[str, object], headlines: Sequence[Headline], *, markdown: bool = False
+) -> str:
+    """Return the page that compares experiments, as HTML or Markdown.
+
+    Parameters
+    ----------
+    comparison : Comparison
+        Their figures and differences; the first one is the reference.
+    definitions : mapping
+        Name -> definition of its tasks, see :func:`~rollforge.report.compare.definition_differences`.
+    headlines : sequence of Headline
+        Their headlines, in the same order.
+    markdown : bool
+        Whether to return Markdown.
+    """
+    plots = Plots({}, {}) if markdown else comparison_plots(comparison)
+    library = _library() if plots.figures else None
+    drawn = plots if library is not None else Plots({}, {})
+    sections = list(_compared(comparison, definitions, headlines, drawn))
+    bodies = (
+        tag("section", tag("h2", s.title), tag("p", s.lead, class_="lead"), s.body, id=s.anchor) for s in sections
+    )
+    name = " · ".join(one.name for one in comparison.results)
+    if markdown:
+        return to_markdown(join(tag("h1", name), *bodies))
+    missing = None if library is not None or not plots.figures else _missing_plots()
+    environment = {"written": dt.datetime.now().astimezone().isoformat(timespec="seconds")}
+    main = join(missing, *bodies, _footer(environment, drawn=library is not None))
+    links = [(s.anchor, s.title) for s in sections]
+    return _page(("Comparison of experiments", name), None, links, main, drawn.on_page(), library)
+
+
+def _compared(
+    comparison: Comparison, definitions: Mapping[str, object], headlines: Sequence[Headline], plots: Plots
+) -> Iterator[_Section]:
+    period, first = headlines[0].period, comparison.results[0].name
+    lead = (
+        f"Each experiment on its own {period}s and with its own label. Long-short: highest minus lowest fifth, per year, before "
+        "costs. Return after costs, information ratio and drawdown are those of the backtest."
+    )
+    body = join(experiments_table(comparison, headlines), plot_element(plots, "compared", "Cumulative IC"))
+    yield _Section("figures", "Figures", lead, body)
+    made = differences_table(comparison, period, "experiment")
+    notes = [tag("p", note, class_="empty") for note in comparison.notes]
+    if made is not None or notes:
+        lead = (
+            f"Each experiment minus {first}, on the {period}s that both have, with a 95 % interval from a block bootstrap. An "
+            "interval that contains 0 means that the difference may be due to chance."
+        )
+        body = join(plot_element(plots, "differences"), made, *notes)
+        yield _Section("differences", f"Differences from {first}", lead, body)
+    if "equity" in plots.figures:
+        lead = "Daily returns of each backtest after costs, summed, not compounded."
+        yield _Section("equity", "Backtests", lead, join(plot_element(plots, "equity")))
+    lead = "The values by which the experiments' first tasks differ; an empty cell means that there is no such value."
+    yield _Section("definitions", "Definitions", lead, definitions_table(definition_differences(definitions)))
+
+
+def _page(
+    title: tuple[str, str],
+    extent: Markup | None,
+    links: Sequence[tuple[str, str]],
+    main: Markup,
+    plots: Mapping[str, object],
+    library: str | None,
+) -> str:
+    """Return a page with its title, links to sections, and plots."""
+    kind, name = title
     head = tag(
         "head",
         tag("meta", charset="utf-8"),
         tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
         tag("meta", http_equiv="Content-Security-Policy", content=_POLICY),
-        tag("title", f"{summary.title} – Rollforge"),
+        tag("title", f"{name} – Rollforge"),
         tag("style", Markup(_resource("page.css"))),
     )
-    links = [
-        tag("a", s.title, href=f"#{s.anchor}")
-        for part in shown
-        for s in ([_Section(part.anchor, part.title, "", Markup(""))] if parts else part.sections)
-    ]
-    main = tag("main", *(part.body() for part in shown), _footer(shown[0].summary, drawn=library is not None))
-    extent = None if parts else _extent(summary)
+    anchors = [tag("a", text, href=f"#{anchor}") for anchor, text in links]
     body = tag(
         "body",
-        tag("header", tag("p", "Rolling experiment", class_="kind"), tag("h1", summary.title), extent),
-        tag("nav", tag("div", *links), aria_label="Sections") if links else None,
-        main,
-        tag("script", _json(_on_page(shown)), type="application/json", id="plots"),
+        tag("header", tag("p", kind, class_="kind"), tag("h1", name), extent),
+        tag("nav", tag("div", *anchors), aria_label="Sections") if anchors else None,
+        tag("main", main),
+        tag("script", _json(plots), type="application/json", id="plots"),
         None if library is None else tag("script", Markup(library), type="text/plain", id="library"),
         tag("script", Markup(_resource("page.js"))),
     )
@@ -174,14 +261,17 @@ class _Part:
     def anchor(self) -> str:
         return f"{self.prefix}top"
 
-    def body(self) -> Markup:
-        """Return the overview and the sections; of one of several parts below its title and extent."""
+    def body(self, *, explain: bool = True) -> Markup:
+        """Return the overview and the sections; of one of several parts below its title and extent.
+
+        With `explain`, a page says why it has no plots.
+        """
         head = None
         if self.title:
             head = tag("section", tag("h2", self.title), _extent(self.summary), id=self.anchor)
         return join(
             head,
-            _overview(self.summary, missing_plots=bool(self.plots.figures) and not self.drawn),
+            _overview(self.summary, missing_plots=explain and not self.drawn and bool(self.plots.figures)),
             *(
                 tag("section", tag("h2", self._titled(s)), tag("p", s.lead, class_="lead"), s.body, id=s.anchor)
                 for s in self.sections
@@ -241,12 +331,16 @@ def _overview(summary: Summary, *, missing_plots: bool) -> Markup:
     if summary.warnings:
         parts.append(_notes("Notes on this result", summary.warnings))
     if missing_plots:
-        parts.append(tag("p", "Plots need the package plotly: pip install 'rollforge[report]'", class_="empty"))
+        parts.append(_missing_plots())
     else:
         parts.append(
             tag("noscript", tag("p", "The plots need JavaScript. The tables contain the figures.", class_="empty"))
         )
     return join(*parts)
+
+
+def _missing_plots() -> Markup:
+    return tag("p", "Plots need the package plotly: pip install 'rollforge[report]'", class_="empty")
 
 
 def _notes(title: str, notes: Sequence[str]) -> Markup:
@@ -507,23 +601,31 @@ def plot_element(plots: Plots, name: str, title: str | None = None) -> Markup | 
     figure: Figure | None = plots.figures.get(name)
     if figure is None:
         return None
-    buttons = [
+    switches = [
         tag("button", view, type="button", aria_pressed="false" if i else "true")
         for i, view in enumerate(figure.get("views", ()))
     ]
     return tag(
         "figure",
+        tag(
+            "button",
+            "CSV",
+            type="button",
+            class_="csv",
+            data_plot=f"{plots.prefix}{name}",
+            title="Save the data of this figure",
+        ),
         tag("h3", title) if title else None,
-        tag("div", *buttons, class_="switch", data_plot=f"{plots.prefix}{name}") if buttons else None,
+        tag("div", *switches, class_="switch", data_plot=f"{plots.prefix}{name}") if switches else None,
         tag("div", id=f"plot-{plots.prefix}{name}", style=f"min-height:{figure['layout']['height']}px"),
         class_="plot",
     )
 
 
-def _footer(summary: Summary, *, drawn: bool) -> Markup:
+def _footer(environment: Mapping[str, str], *, drawn: bool) -> Markup:
     plots = "Plots by plotly.js (MIT licence). " if drawn else ""
     made = tag("p", f"Created by Rollforge. {plots}The file works offline.")
-    return tag("footer", environment_table(summary.environment), made)
+    return tag("footer", environment_table(environment), made)
 
 
 def write_report(summary: Summary, file: str | os.PathLike[str]) -> Path:
@@ -534,18 +636,4 @@ def write_report(summary: Summary, file: str | os.PathLike[str]) -> Path:
     DataError
         If the file cannot be written; an existing file is unchanged.
     """
-    target = Path(file)
-    text = render(summary)
-    draft = None
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, draft = tempfile.mkstemp(prefix=f".{target.name}-", dir=target.parent)
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(text)
-        os.chmod(draft, 0o644)
-        os.replace(draft, target)
-    except OSError as exc:
-        if draft is not None:
-            Path(draft).unlink(missing_ok=True)
-        raise DataError(f"The report {target} cannot be written: {exc.strerror}.") from exc
-    return target
+    return write_text(render(summary), file)

@@ -95,6 +95,36 @@ document.querySelectorAll(".switch").forEach(box => {
   }));
 });
 
+// The data of a figure as CSV, as figure_data.py writes it.
+function csvOf(figure) {
+  const plain = value => {
+    const text = String(value ?? "").replace(/\u200b/g, "");
+    return /^[=+\-@\t\r]/.test(text) ? "'" + text : text;
+  };
+  const cell = value => typeof value === "number" ? String(Number(value.toFixed(5))) : plain(value);
+  const quoted = text => /[",\n\r]/.test(text) ? '"' + text.replace(/"/g, '""') + '"' : text;
+  const rows = [["axis", "series", "view", "x", "y", "low", "high"]];
+  figure.data.filter(trace => trace.mode !== "text").forEach(trace => {
+    const across = typeof trace.x === "string" ? PLOTS.series[trace.x.slice(1)] : trace.x;
+    const axis = figure.layout[(trace.yaxis || "y").replace("y", "yaxis")]?.title?.text;
+    const ends = trace.error_x;
+    across.forEach((x, i) => {
+      const end = (values, sign) => values?.[i] == null ? "" : x + sign * values[i];
+      rows.push([plain(axis), plain(trace.name), plain(trace.view), cell(x), cell(trace.y[i]),
+        cell(end(ends?.arrayminus, -1)), cell(end(ends?.array, 1))]);
+    });
+  });
+  return rows.map(row => row.map(quoted).join(",") + "\n").join("");
+}
+
+document.querySelectorAll("button.csv").forEach(button => button.addEventListener("click", () => {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(new Blob([csvOf(PLOTS.figures[button.dataset.plot])], { type: "text/csv" }));
+  link.download = button.dataset.plot + ".csv";
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+}));
+
 // Clicking a column header sorts by that column, clicking again reverses the order; rows without a value stay last.
 document.querySelectorAll("table.sort thead th").forEach((head, column) => {
   head.querySelector("button").addEventListener("click", () => {

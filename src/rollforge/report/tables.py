@@ -15,7 +15,7 @@ from rollforge.generate.timeline import SegmentSpan
 from rollforge.markup import Markup, join, tag
 from rollforge.record.performance import monthly_returns
 from rollforge.record.periods import YEAR, backtest_periods
-from rollforge.report.compare import Comparison, Difference
+from rollforge.report.compare import Comparison
 from rollforge.report.headline import HeadlineFigure, combined_text, duration, evaluated_days_text, label_description
 from rollforge.report.inputs import TaskRow
 from rollforge.report.quality import QUANTILES, Quality
@@ -30,13 +30,13 @@ from rollforge.report.summary import (
 from rollforge.report.timeline import segment_names
 
 __all__ = [
-    "cards", "check_rows", "checks_table", "dates_table", "differences_table", "environment_table", "exposure_texts",
-    "failed_tasks", "groups_table", "interval_text", "models_table", "month_tables", "number", "persistence_table",
-    "quantile_table", "return_months", "risk_table", "windows_table",
+    "NOTHING", "cards", "check_rows", "checks_table", "dates_table", "environment_table", "exposure_texts", "failed_tasks",
+    "groups_table", "models_table", "month_tables", "number", "number_cell", "persistence_table", "quantile_table",
+    "return_months", "risk_table", "table_of", "windows_table",
 ]  # fmt: skip
 
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
-_NOTHING = "–"
+NOTHING = "–"
 # Tables with more rows scroll within their own box.
 _LONG = 40
 
@@ -50,7 +50,7 @@ def number(value: float | None, form: str) -> str:
     ('−0.031', '–', '0.00')
     """
     if value is None or not np.isfinite(value):
-        return _NOTHING
+        return NOTHING
     text = format(value, form)
     if text.startswith("-") and not any(c in "123456789" for c in text):
         text = text[1:]  # negative zero
@@ -77,7 +77,8 @@ def cards(quality: Sequence[HeadlineFigure]) -> Markup | None:
     return tag("dl", *terms, class_="cards")
 
 
-def _number_cell(value: float | None, form: str) -> Markup:
+def number_cell(value: float | None, form: str) -> Markup:
+    """Return a cell with a number, by which a table can be sorted."""
     known = value is not None and np.isfinite(value)
     return tag("td", number(value, form), class_="n", data_v=f"{value:.8g}" if known else "")
 
@@ -91,7 +92,7 @@ def _bar_cells(values: Sequence[float | None], form: str) -> list[Markup]:
     cells = []
     for value in values:
         if value is None or not np.isfinite(value):
-            cells.append(tag("td", _NOTHING, class_="n", data_v=""))
+            cells.append(tag("td", NOTHING, class_="n", data_v=""))
             continue
         width = abs(value) * scale
         left = zero if value >= 0 else zero - width
@@ -107,7 +108,8 @@ def _largest(values: Sequence[float]) -> float:
     return max((abs(v) for v in values if np.isfinite(v)), default=0.0)
 
 
-def _table(heads: Sequence[tuple[str, str]], rows: Sequence[Markup], *, sortable: bool = False) -> Markup:
+def table_of(heads: Sequence[tuple[str, str]], rows: Sequence[Markup], *, sortable: bool = False) -> Markup:
+    """Return a table from the title and class of each column, and its rows; a long one scrolls within its own box."""
     cells = [
         tag("th", tag("button", title, type="button") if sortable else title, scope="col", class_=kind or None)
         for title, kind in heads
@@ -120,7 +122,7 @@ def windows_table(tasks: Sequence[TaskRow], period: str = "day") -> Markup:
     """Return one row per task: test segment, status, metrics and durations; `period` is what a segment's length counts."""
     columns = _window_columns(tasks, period)
     rows = [tag("tr", *cells) for cells in zip(*(cells for _, _, cells in columns), strict=True)]
-    return _table([(title, kind) for title, kind, _ in columns], rows, sortable=True)
+    return table_of([(title, kind) for title, kind, _ in columns], rows, sortable=True)
 
 
 def _window_columns(tasks: Sequence[TaskRow], period: str) -> list[tuple[str, str, list[Markup]]]:
@@ -129,7 +131,7 @@ def _window_columns(tasks: Sequence[TaskRow], period: str) -> list[tuple[str, st
     if any(t.model for t in tasks):
         columns.append(("model", "", [tag("td", t.model) for t in tasks]))
     columns.append(("test", "", [_test_cell(t) for t in tasks]))
-    columns.append((f"{period}s", "n", [_number_cell(_test_days(t), "d") for t in tasks]))
+    columns.append((f"{period}s", "n", [number_cell(_test_days(t), "d") for t in tasks]))
     columns.append(
         ("status", "", [tag("td", tag("span", t.status, class_=f"state {_state(t.status)}")) for t in tasks])
     )
@@ -159,17 +161,17 @@ def span_text(span: SegmentSpan) -> str:
 
 def _test_cell(task: TaskRow) -> Markup:
     test = task.window.segments.get("test")
-    return tag("td", _NOTHING) if test is None else tag("td", span_text(test), data_v=test.start)
+    return tag("td", NOTHING) if test is None else tag("td", span_text(test), data_v=test.start)
 
 
 def _metric_cells(name: str, tasks: Sequence[TaskRow]) -> list[Markup]:
     values = [t.metrics.get(name) for t in tasks]
-    return [_number_cell(v, ".3f") for v in values] if name.endswith("IR") else _bar_cells(values, ".4f")
+    return [number_cell(v, ".3f") for v in values] if name.endswith("IR") else _bar_cells(values, ".4f")
 
 
 def _seconds_cell(seconds: float | None) -> Markup:
     if seconds is None:
-        return tag("td", _NOTHING, class_="n", data_v="")
+        return tag("td", NOTHING, class_="n", data_v="")
     return tag("td", duration(seconds), class_="n", data_v=f"{seconds:.4g}")
 
 
@@ -185,10 +187,10 @@ def dates_table(tasks: Sequence[TaskRow], period: str = "day") -> Markup:
         cells = [tag("td", task.window.index + 1, class_="n"), *([tag("td", task.model)] if several else [])]
         for name in names:
             span = task.window.segments.get(name)
-            cells.append(tag("td", _NOTHING if span is None else span_text(span)))
-            cells.append(tag("td", _NOTHING if span is None else span.days, class_="n"))
+            cells.append(tag("td", NOTHING if span is None else span_text(span)))
+            cells.append(tag("td", NOTHING if span is None else span.days, class_="n"))
         rows.append(tag("tr", *cells))
-    return _table(heads, rows)
+    return table_of(heads, rows)
 
 
 def month_tables(series: Mapping[str, pd.Series]) -> Markup:
@@ -255,54 +257,7 @@ def models_table(whole: Headline, models: Sequence[Quality], comparison: Compari
         title = str(name) if i else combined_text(whole)
         figures = [float(row[column]) for column in ("IC", "t", "Rank IC", "Return", "Sharpe")]
         rows.append(_model_row(title, labels.get(str(name), "") if i else label, days, figures))
-    return _table(heads, rows, sortable=True)
-
-
-_DIFFERENCES = {"IC": ".4f", "Rank IC": ".4f", "Return": ".1%", "Net return": ".1%"}
-_NAMES = {"Return": "annual long-short", "Net return": "annual return after costs"}
-
-
-def differences_table(comparison: Comparison, period: str = "day", kind: str = "model") -> Markup | None:
-    """Return one row per result with its differences from the first, and their intervals; None if there are none."""
-    found = comparison.differences
-    there = [figure for figure in _DIFFERENCES if figure in found.index.get_level_values("figure")]
-    if not there:
-        return None
-    heads = [(kind, ""), (f"common {period}s", "n")]
-    for figure in there:
-        heads += [(_NAMES.get(figure, figure), "n"), ("95 % interval", "n")]
-    values = {
-        key: Difference(*row) for key, row in zip(found.index, found.itertuples(index=False, name=None), strict=True)
-    }
-    rows = []
-    for name in dict.fromkeys(found.index.get_level_values("name")):
-        own = {figure: values.get((name, figure), _NO_DIFFERENCE) for figure in there}
-        cells = [
-            tag("th", name, scope="row", class_="text"),
-            _number_cell(max(one.days for one in own.values()), ",.0f"),
-        ]
-        for figure, one in own.items():
-            form = _DIFFERENCES[figure]
-            cells += [
-                _number_cell(one.difference, f"+{form}"),
-                tag("td", interval_text(one.low, one.high, form), class_="n"),
-            ]
-        rows.append(tag("tr", *cells))
-    return _table(heads, rows, sortable=True)
-
-
-_NO_DIFFERENCE = Difference(0, np.nan, np.nan, np.nan, np.nan)
-
-
-def interval_text(low: float, high: float, form: str) -> str:
-    """Return the ends of an interval, or a dash if there is none.
-
-    Examples
-    --------
-    >>> interval_text(-0.012, 0.034, ".3f"), interval_text(np.nan, np.nan, ".3f")
-    ('−0.012 to 0.034', '–')
-    """
-    return f"{number(low, form)} to {number(high, form)}" if np.isfinite([low, high]).all() else _NOTHING
+    return table_of(heads, rows, sortable=True)
 
 
 def overfitting_table(trials: Trials, period: str = "day") -> Markup:
@@ -339,11 +294,11 @@ def overfitting_table(trials: Trials, period: str = "day") -> Markup:
     sharpes = trials.sharpes().sort_values(ascending=False)
     rows = [
         tag("tr", tag("th", name, scope="row", class_="text"), tag("td", int(trials.returns[name].count()), class_="n"),
-            _number_cell(float(ratio), ".2f"))
+            number_cell(float(ratio), ".2f"))
         for name, ratio in sharpes.items()
     ]  # fmt: skip
     notes = tag("ul", *(tag("li", note) for note in trials.notes)) if trials.notes else None
-    return join(shown, notes, _table([("variant", ""), ("observations", "n"), (f"Sharpe {yearly}", "n")], rows))
+    return join(shown, notes, table_of([("variant", ""), ("observations", "n"), (f"Sharpe {yearly}", "n")], rows))
 
 
 def paths_table(paths: Sequence[Quality], period: str = "day") -> Markup:
@@ -357,19 +312,19 @@ def paths_table(paths: Sequence[Quality], period: str = "day") -> Markup:
         heads += [("backtest, annual", "n"), ("its Sharpe", "n"), ("drawdown", "n")]
     rows = [_path_row(str(name), "", row, sums=True) for name, row in path_distribution(figures).iterrows()]
     rows += [_path_row(path.name, len(path.ic), row) for path, (_, row) in zip(paths, figures.iterrows(), strict=True)]
-    return _table(heads, rows)
+    return table_of(heads, rows)
 
 
 def _path_row(name: str, days: object, figures: pd.Series, *, sums: bool = False) -> Markup:
     shown = [("IC", ".4f"), ("ICIR", ".3f"), ("Rank IC", ".4f"), ("Return", ".1%"), ("Sharpe", ".2f")]
     if "Net return" in figures:
         shown += [("Net return", ".1%"), ("Net Sharpe", ".2f"), ("Drawdown", ".1%")]
-    cells = [_number_cell(figures[column], form) for column, form in shown]
+    cells = [number_cell(figures[column], form) for column, form in shown]
     return tag("tr", tag("th", name, scope="row"), tag("td", days, class_="n"), *cells, class_="sum" if sums else None)
 
 
 def _model_row(name: str, label: str, days: str, figures: Sequence[float | None]) -> Markup:
-    cells = [_number_cell(v, form) for v, form in zip(figures, (".4f", ".2f", ".4f", ".1%", ".2f"), strict=True)]
+    cells = [number_cell(v, form) for v, form in zip(figures, (".4f", ".2f", ".4f", ".1%", ".2f"), strict=True)]
     words = [tag("td", text, class_="text") for text in (label, days)]
     return tag("tr", tag("th", name, scope="row", class_="text"), *words, *cells)
 
@@ -391,11 +346,11 @@ def quantile_table(table: pd.DataFrame, label_days: int | None, period: str = "d
     for name, bar in zip(order, [*excess, tag("td", "", class_="n")], strict=True):
         row, last = table.loc[name], name == order[-1]
         title = f"{QUANTILES} − 1, highest minus lowest" if last else words.get(name, name)
-        cells = [tag("th", title, scope="row"), _number_cell(row["label"], ".3%")]
-        cells += [_number_cell(row["annual"], ".1%"), bar, _number_cell(row["sharpe"], ".2f")] if yearly else []
-        cells += [_number_cell(row["positive"], ".1%")]
+        cells = [tag("th", title, scope="row"), number_cell(row["label"], ".3%")]
+        cells += [number_cell(row["annual"], ".1%"), bar, number_cell(row["sharpe"], ".2f")] if yearly else []
+        cells += [number_cell(row["positive"], ".1%")]
         rows.append(tag("tr", *cells, class_="sum" if last else None))
-    return _table(heads, rows)
+    return table_of(heads, rows)
 
 
 def persistence_table(found: Persistence, period: str = "day") -> Markup:
@@ -406,10 +361,10 @@ def persistence_table(found: Persistence, period: str = "day") -> Markup:
     ]  # fmt: skip
     forms = (("IC", ".4f"), ("t", ".2f"), ("Rank IC", ".4f"), ("days", ".0f"), ("autocorrelation", ".3f"))
     rows = [
-        tag("tr", tag("th", lag, scope="row", class_="n"), *(_number_cell(row[name], form) for name, form in forms))
+        tag("tr", tag("th", lag, scope="row", class_="n"), *(number_cell(row[name], form) for name, form in forms))
         for lag, row in found.by_lag.iterrows()
     ]
-    return _table(heads, rows)
+    return table_of(heads, rows)
 
 
 def groups_table(table: pd.DataFrame, period: str = "day") -> Markup:
@@ -421,10 +376,10 @@ def groups_table(table: pd.DataFrame, period: str = "day") -> Markup:
     forms = (("t", ".2f"), ("ICIR", ".3f"), ("Rank IC", ".4f"), ("days", ",.0f"), ("rows", ",.0f"))
     bars = _bar_cells(table["IC"].tolist(), ".4f")
     rows = [
-        tag("tr", tag("th", str(name), scope="row"), bar, *(_number_cell(row[column], form) for column, form in forms))
+        tag("tr", tag("th", str(name), scope="row"), bar, *(number_cell(row[column], form) for column, form in forms))
         for (name, row), bar in zip(table.iterrows(), bars, strict=True)
     ]
-    return _table(heads, rows, sortable=True)
+    return table_of(heads, rows, sortable=True)
 
 
 def risk_table(risk: pd.DataFrame, period: str = "day") -> Markup:
@@ -440,14 +395,14 @@ def risk_table(risk: pd.DataFrame, period: str = "day") -> Markup:
         tag(
             "tr",
             tag("th", name, scope="row"),
-            _number_cell(row["annualized_return"], ".2%"),
-            _number_cell(row["information_ratio"], ".3f"),
-            _number_cell(row["max_drawdown"], ".2%"),
-            _number_cell(row["std"], ".3%"),
+            number_cell(row["annualized_return"], ".2%"),
+            number_cell(row["information_ratio"], ".3f"),
+            number_cell(row["max_drawdown"], ".2%"),
+            number_cell(row["std"], ".3%"),
         )
         for name, row in risk.iterrows()
     ]
-    return _table(heads, rows)
+    return table_of(heads, rows)
 
 
 def exposure_texts(exposure: pd.DataFrame, period: str = "day", per_year: float = YEAR) -> dict[str, str]:

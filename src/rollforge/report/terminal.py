@@ -8,6 +8,7 @@ from rich.text import Text
 
 from rollforge.errors import printable
 from rollforge.generate.timeline import SegmentSpan
+from rollforge.report.compare import Comparison
 from rollforge.report.headline import backtest_year, duration, headline_figures
 from rollforge.report.summary import Summary, path_distribution, path_figures
 from rollforge.report.tables import check_rows, exposure_texts
@@ -15,6 +16,7 @@ from rollforge.report.tables import check_rows, exposure_texts
 __all__ = [
     "backtest_table",
     "checks_table",
+    "comparison_table",
     "groups_table",
     "headline_table",
     "models_table",
@@ -62,6 +64,26 @@ def models_table(summary: Summary) -> Table | None:
     table.caption = Text(
         "each evaluated with its own label; long-short: annual, highest minus lowest fifth, before costs", "dim"
     )
+    table.caption_justify = "left"
+    return table
+
+
+def comparison_table(comparison: Comparison) -> Table:
+    """Return one row per experiment with its figures, and its difference in IC from the first with the 95 % interval."""
+    net = comparison.figures["Net return"].notna().any()
+    table = Table(box=None, pad_edge=False)
+    table.add_column("experiment", max_width=28, overflow="fold")
+    for name in ("days", "IC", "Rank IC", *(["after costs"] if net else []), "IC difference", "95 % interval"):
+        table.add_column(name, justify="right")
+    forms = {"days": "{:,.0f}", "IC": "{:+.4f}", "Rank IC": "{:+.4f}"} | ({"Net return": "{:.1%}"} if net else {})
+    for result, row in comparison.figures.iterrows():
+        cells = [form.format(row[k]) if np.isfinite(row[k]) else "n/a" for k, form in forms.items()]
+        apart = comparison.difference(str(result))
+        cells.append("" if apart is None else f"{apart.difference:+.4f}")
+        ends = apart is not None and np.isfinite([apart.low, apart.high]).all()
+        cells.append(f"{apart.low:+.4f} to {apart.high:+.4f}" if apart is not None and ends else "")
+        table.add_row(*(Text(printable(cell)) for cell in (str(result), *cells)))
+    table.caption = Text("differences from the first, on the days that both have", "dim")
     table.caption_justify = "left"
     return table
 

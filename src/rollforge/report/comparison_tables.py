@@ -1,0 +1,101 @@
+"""The tables of a comparison, see :mod:`rollforge.report.compare`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from rollforge.markup import Markup, tag
+from rollforge.report.compare import Comparison, Difference
+from rollforge.report.headline import evaluated_days_text, label_description
+from rollforge.report.summary import Headline
+from rollforge.report.tables import NOTHING, number, number_cell, table_of
+
+__all__ = ["definitions_table", "differences_table", "experiments_table", "interval_text"]
+
+_DIFFERENCES = {"IC": ".4f", "Rank IC": ".4f", "Return": ".1%", "Net return": ".1%"}
+_NAMES = {"Return": "annual long-short", "Net return": "annual return after costs"}
+
+
+def differences_table(comparison: Comparison, period: str = "day", kind: str = "model") -> Markup | None:
+    """Return one row per result with its differences from the first, and their intervals; None if there are none."""
+    found = comparison.differences
+    there = [figure for figure in _DIFFERENCES if figure in found.index.get_level_values("figure")]
+    if not there:
+        return None
+    heads = [(kind, ""), (f"common {period}s", "n")]
+    for figure in there:
+        heads += [(_NAMES.get(figure, figure), "n"), ("95 % interval", "n")]
+    rows = []
+    for name in dict.fromkeys(found.index.get_level_values("name")):
+        own = {figure: comparison.difference(name, figure) or _NO_DIFFERENCE for figure in there}
+        cells = [
+            tag("th", name, scope="row", class_="text"),
+            number_cell(max(one.days for one in own.values()), ",.0f"),
+        ]
+        for figure, one in own.items():
+            form = _DIFFERENCES[figure]
+            cells += [
+                number_cell(one.difference, f"+{form}"),
+                tag("td", interval_text(one.low, one.high, form), class_="n"),
+            ]
+        rows.append(tag("tr", *cells))
+    return table_of(heads, rows, sortable=True)
+
+
+def experiments_table(comparison: Comparison, headlines: Sequence[Headline]) -> Markup:
+    """Return one row per experiment with its figures; those of a backtest only if there is one."""
+    table, period = comparison.figures, headlines[0].period
+    shown = [("IC", "IC", ".4f"), ("t", "IC t-stat", ".2f"), ("Rank IC", "Rank IC", ".4f")]
+    shown += [("Return", "annual long-short", ".1%"), ("Sharpe", "Sharpe", ".2f")]
+    if table["Net return"].notna().any():
+        shown += [("Net return", "annual return after costs", ".1%"), ("Net IR", "its information ratio", ".2f")]
+        shown += [("Drawdown", "drawdown", ".1%")]
+    heads = [
+        ("experiment", ""),
+        ("windows", ""),
+        *((name, "n") for _, name, _ in shown),
+        ("label", ""),
+        ("evaluated on", ""),
+    ]
+    rows = []
+    for (name, row), headline in zip(table.iterrows(), headlines, strict=True):
+        days = evaluated_days_text(int(row["days"]), str(row["first"]), str(row["last"]), period)
+        label = label_description(headline.label_text, headline.label_days, headline.period)
+        cells = [tag("td", f"{headline.statuses.get('done', 0)} of {headline.windows} done")]
+        cells += [number_cell(float(row[column]), form) for column, _, form in shown]
+        cells += [tag("td", text, class_="text") for text in (label, days)]
+        rows.append(tag("tr", tag("th", name, scope="row", class_="text"), *cells))
+    return table_of(heads, rows, sortable=True)
+
+
+def definitions_table(differences: pd.DataFrame) -> Markup:
+    """Return one row per value by which definitions differ, or a sentence if there is none."""
+    if differences.empty:
+        return tag("p", "The definitions are equal.", class_="empty")
+    heads = [("value", ""), *((str(name), "") for name in differences)]
+    rows = [
+        tag(
+            "tr",
+            tag("th", tag("code", path), scope="row", class_="text"),
+            *(tag("td", v, class_="text") for v in values),
+        )
+        for path, values in zip(differences.index, differences.to_numpy(), strict=True)
+    ]
+    return table_of(heads, rows)
+
+
+_NO_DIFFERENCE = Difference(0, np.nan, np.nan, np.nan, np.nan)
+
+
+def interval_text(low: float, high: float, form: str) -> str:
+    """Return the ends of an interval, or a dash if there is none.
+
+    Examples
+    --------
+    >>> interval_text(-0.012, 0.034, ".3f"), interval_text(np.nan, np.nan, ".3f")
+    ('−0.012 to 0.034', '–')
+    """
+    return f"{number(low, form)} to {number(high, form)}" if np.isfinite([low, high]).all() else NOTHING
