@@ -117,18 +117,23 @@ def _attempt(task: PoolTask, now: float) -> _Attempt | None:
 def _lane(worker: str, number: int, attempts: Sequence[_Attempt], span: tuple[float, float], *, idle: bool) -> Lane:
     low, high = span
     step = (high - low) / _RESOLUTION
-    bars: list[Bar] = []
+    bars: list[tuple[list[PoolTask], float, float, str]] = []
     for start, end, task in attempts:
         status = "lost" if task.is_lost else task.status.value
-        last = bars[-1] if bars else None
-        if last is not None and last.status == status and start - last.end < step and end - start < step:
-            bars[-1] = Bar((*last.tasks, task), last.start, end, status)
+        if bars and bars[-1][3] == status and start - bars[-1][2] < step and end - start < step:
+            own, first = bars[-1][:2]
+            own.append(task)
+            bars[-1] = own, first, end, status
         else:
-            bars.append(Bar((task,), start, end, status))
+            bars.append(([task], start, end, status))
     ran = sum(end - start for start, end, _ in attempts)
     last_end = attempts[-1][1]
     runs = attempts[-1][2].status is Status.RUNNING and not attempts[-1][2].is_lost
     is_idle = idle and not runs and high - last_end >= _IDLE * (high - low)
     return Lane(
-        worker, number, tuple(bars), min(1.0, ran / max(high - attempts[0][0], 1e-9)), last_end if is_idle else None
+        worker,
+        number,
+        tuple(Bar(tuple(own), start, end, status) for own, start, end, status in bars),
+        min(1.0, ran / max(high - attempts[0][0], 1e-9)),
+        last_end if is_idle else None,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from rollforge.dashboard.outline import NO_OUTLINE, Outline, horizon_text, outline
@@ -149,12 +149,10 @@ class PoolReader:
         now, states = self.states(pool)
         with self._lock:
             known = self._outlines.setdefault(pool, {})
-            missing = [state.id for state in states if state.id not in known]
-            for i in range(0, len(missing), _AT_ONCE):
-                texts = self._texts(pool, missing[i : i + _AT_ONCE])
-                known.update(
-                    {task_id: outline(texts[task_id]) for task_id in missing[i : i + _AT_ONCE] if task_id in texts}
-                )
+            missing = {state.id: bool(state.model_name) for state in states if state.id not in known}
+            for ids in _batches(list(missing)):
+                texts = self._texts(pool, ids)
+                known.update((task_id, outline(text, named=missing[task_id])) for task_id, text in texts.items())
             found = [(state, known.get(state.id, NO_OUTLINE)) for state in states]
             names = self._model_names(pool, found)
             tasks = tuple(
@@ -231,6 +229,10 @@ class PoolReader:
     def close(self) -> None:
         """Close the connections of this thread."""
         self.store.close()
+
+
+def _batches(ids: Sequence[str]) -> Iterator[Sequence[str]]:
+    return (ids[i : i + _AT_ONCE] for i in range(0, len(ids), _AT_ONCE))
 
 
 def _is_lost(state: TaskState, now: float) -> bool:

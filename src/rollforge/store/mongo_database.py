@@ -59,10 +59,10 @@ class MongoDatabase(MongoConnection):
     _noun = "task store"
     _option = "--store"
 
-    def __init__(self, uri: str, *, clock: Clock | None = None) -> None:
+    def __init__(self, uri: str, *, clock: Clock | None = None, read_only: bool = False) -> None:
         self._checked_at: dict[str, float] = {}
         self._seen: dict[str, object] = {}
-        super().__init__(uri, clock=clock)
+        super().__init__(uri, clock=clock, read_only=read_only)
 
     @property
     def _meta(self) -> Collection[Document]:
