@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import datetime as dt
+import re
 from pathlib import Path
 
 import pytest
 
-from rollforge.errors import ConfigError
+from rollforge.errors import ConfigError, MissingCode
 from rollforge.generators import rolling_entry
 from rollforge.plan import make_plan
-from rollforge.workflow import Workflow, load_workflow
+from rollforge.workflow import Workflow, _Document, load_workflow
 from rollforge.yaml12 import read_yaml
 
 QLIB_FORM = """\
@@ -184,6 +185,21 @@ def test_all_mistakes_are_reported_at_once(tmp_path: Path) -> None:
     text = OWN_FORM.replace("data: market", "dta: market").replace("model:", "modell:").replace("step:", "stpe:")
     found = message(tmp_path, text)
     assert found.index("rollforge.dta") < found.index("task.modell") < found.index("rolling.stpe")
+
+
+@pytest.mark.parametrize("section", sorted(_Document.model_fields))
+def test_messages_have_no_names_of_classes(section: str, tmp_path: Path) -> None:
+    """A section of the wrong type is described in words, and what was found is shown once."""
+    for value in ("text", "7", "[a]", "true"):
+        file = tmp_path / "w.yaml"
+        others = "task: {model: LGBModel, dataset: DatasetH}\n" if section != "task" else ""
+        file.write_text(f"{others}{section}: {value}\n")
+        try:
+            load_workflow(file)
+        except (ConfigError, MissingCode) as exc:
+            said = str(exc).partition("\n")[2] or str(exc)
+            assert not re.search(r"instance of|value error|\b_[A-Z]|parse|\.\.|\. ?,", said), said
+            assert said.count("found ") <= 1, said
 
 
 def test_unreadable_yaml_shows_line_and_column(tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ __all__ = [
     "open_unpacked",
     "parse_size",
     "read_bytes",
+    "read_memory",
     "read_text",
 ]
 
@@ -68,6 +69,39 @@ def parse_size(text: str, *, path: str = "") -> int:
     if found is None:
         raise ConfigError(f"{shown(text)} is not a size. Write a size as 512M or 4G.", path=path)
     return int(float(found[1]) * _UNITS[found[2].upper()])
+
+
+def read_memory(given: object, *, path: str = "") -> int:
+    """Return the memory that a process needs, in bytes.
+
+    Parameters
+    ----------
+    given : int or str
+        A number of bytes, or a size such as ``8G``.
+    path : str
+        Location in the document, for the error.
+
+    Raises
+    ------
+    ConfigError
+        If `given` is not a size, or below 1 MiB: the unit was forgotten.
+
+    Examples
+    --------
+    >>> read_memory("8G"), read_memory(2**20)
+    (8589934592, 1048576)
+    >>> read_memory(8, path="memory")
+    Traceback (most recent call last):
+    rollforge.errors.ConfigError: memory: must be at least 1M, found 8, which means bytes. Did you mean 8G?
+    """
+    size = parse_size(given, path=path) if isinstance(given, str) else given
+    if not isinstance(size, int) or isinstance(size, bool):
+        raise ConfigError(f"must be a size such as 512M or 8G, found {shown(given)}.", path=path)
+    if size < 2**20:
+        number = str(given)
+        means = f", which means bytes. Did you mean {number}G?" if number.isdigit() and size else "."
+        raise ConfigError(f"must be at least 1M, found {number}{means}", path=path)
+    return size
 
 
 def _readable(size: int) -> str:

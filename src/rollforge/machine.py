@@ -10,7 +10,16 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-__all__ = ["boot_id", "machine_of", "memory_size", "process_is_gone", "process_is_stopped", "process_name", "uptime"]
+__all__ = [
+    "boot_id",
+    "machine_of",
+    "memory_size",
+    "process_is_gone",
+    "process_is_running",
+    "process_is_stopped",
+    "process_name",
+    "uptime",
+]
 
 _PROC = Path("/proc")
 
@@ -125,11 +134,26 @@ def process_is_gone(name: str) -> bool:
     >>> process_is_gone(process_name()), process_is_gone("elsewhere:17:0badc0de-1")
     (False, False)
     """
+    found = _is_running(name)
+    return found is not None and not found
+
+
+def process_is_running(name: str) -> bool:
+    """Return whether the process with that name certainly runs, on this machine and in this container.
+
+    Examples
+    --------
+    >>> process_is_running(process_name()), process_is_running("elsewhere:17:0badc0de-1")
+    (True, False)
+    """
+    return _is_running(name) is True
+
+
+def _is_running(name: str) -> bool | None:
+    """Return whether the process with that name runs; None if it cannot be seen from here."""
     host, _, rest = name.partition(":")
     pid, _, identity = rest.partition(":")
     namespace, _, start = identity.partition("-")
-    if host != socket.gethostname() or not pid.isdigit() or namespace != _namespace():
-        return False
-    if not _proc_is_ours():
-        return False
-    return _start_of(int(pid)) != start
+    if host != socket.gethostname() or not pid.isdigit() or namespace != _namespace() or not _proc_is_ours():
+        return None
+    return _start_of(int(pid)) == start

@@ -12,7 +12,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -22,7 +22,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic_core import ErrorDetails
 
 from rollforge.description import Description
-from rollforge.engine.options import ENGINE_PATTERN, LOCAL, RunOptions, read_engine
+from rollforge.engine.options import ENGINE_PATTERN, ENGINES, LOCAL, RunOptions, read_engine
 from rollforge.errors import (
     ConfigError,
     counted,
@@ -32,7 +32,7 @@ from rollforge.errors import (
 from rollforge.generate.checks import Leakage, read_leakage
 from rollforge.generate.naming import check_name
 from rollforge.generators import GeneratorEntry, generate_entries
-from rollforge.limits import LIMITS, SIZE_PATTERN, parse_size, read_text
+from rollforge.limits import LIMITS, SIZE_PATTERN, parse_size, read_memory, read_text
 from rollforge.notify import Target, read_targets, without_addresses
 from rollforge.online.check_rules import Rules, read_rules
 from rollforge.paths import name_problem, read_path
@@ -102,6 +102,17 @@ _Size = Annotated[int, BeforeValidator(_bytes), Field(ge=1), WithJsonSchema(_SIZ
 """A number of bytes, or a string such as ``2G``."""
 
 
+def _memory(value: object) -> object:
+    return value if value is None else read_memory(value)
+
+
+# A string without a unit needs seven digits: less is below 1M.
+_MEMORY_PATTERN = r"^\s*([0-9]{7,18}|[0-9]{4,18}\s*[Kk]|[0-9]{1,18}(\.[0-9]{1,9})?\s*[MGTmgt])([iI]?[bB])?\s*$"
+_MEMORY_SCHEMA = {"anyOf": [{"type": "integer", "minimum": 2**20}, {"type": "string", "pattern": _MEMORY_PATTERN}]}
+_Memory = Annotated[int, BeforeValidator(_memory), WithJsonSchema(_MEMORY_SCHEMA)]
+"""A number of bytes, or a string such as ``2G``; at least 1M."""
+
+
 class _Rollforge(_Section):
     data: str | dict[str, str] | None = None
     """A data folder, or one per frequency; relative paths may be relative to this file. Default: ROLLFORGE_DATA."""
@@ -121,7 +132,7 @@ class _Rollforge(_Section):
     """Folder of feature panels and compiled kernels. Default: ROLLFORGE_CACHE, or `~/.cache/rollforge`."""
     cache_limit: _Size | None = None
     """Maximum size of cached panels, in bytes or as `50G` (the default)."""
-    memory: _Size | None = None
+    memory: _Memory | None = None
     """Approximate memory for computing features, in bytes or as `2G` (the default)."""
     threads: int | None = Field(default=None, ge=1)
     """Number of threads; by default the number of cores."""
@@ -176,7 +187,7 @@ class _Run(_Section):
     """Maximum number of tasks at the same time; 0 trains in this process."""
     cpus: int | None = Field(default=None, strict=True, ge=1)
     """Cores of each task; 1 by default."""
-    memory: _Size | None = None
+    memory: _Memory | None = None
     """Memory that each task needs, in bytes or as `8G`."""
     gpus: float | None = Field(default=None, strict=True, ge=0, allow_inf_nan=False)
     """GPUs of each task; a fraction shares one."""
@@ -219,7 +230,7 @@ class _Resources(_Section):
 
     cpus: int | None = Field(default=None, strict=True, ge=1)
     """Cores; 1 by default."""
-    memory: _Size | None = None
+    memory: _Memory | None = None
     """Memory, in bytes or as `8G`."""
     gpus: float | None = Field(default=None, strict=True, ge=0, allow_inf_nan=False)
     """GPUs; a fraction shares one."""
@@ -472,7 +483,14 @@ def _message(error: ErrorDetails, document: Document, parts: list[str]) -> str:
         return f"must be {expected}, found {shown(value)}.{hint}"
     if kind == "string_pattern_mismatch":
         return f"must be a name without / and :, found {shown(value)}."
-    text = str(error["msg"]).replace("Input should be", "must be").replace("valid dictionary", "mapping")
+    if kind == "value_error":  # of a function of ours
+        return str(error["ctx"]["error"])
+    if kind == "model_type":
+        engine = str(value).partition(":")[0] in (*ENGINES, LOCAL)
+        example = f" such as {{on: {value}}}" if parts == ["run"] and engine else ""
+        return f"must be a mapping{example}, found {shown(value)}."
+    text = str(error["msg"]).partition(", unable")[0]  # to parse a string: how that was tried
+    text = text.replace("Input should be", "must be").replace("valid dictionary", "mapping")
     return f"{text[0].lower()}{text[1:]}, found {shown(value)}."
 
 
@@ -503,14 +521,21 @@ def _validate(document: Definition, lines: Lines, path: Path, text: str) -> _Doc
         problems.extend(_problems_of_models(document, lines))
     wrong = [*read_rules(document.get("checks"))[1], *read_targets(document.get("notify"))[1]]
     problems.extend(f"{line_of(where, lines)}{where}: {message}" for where, message in wrong)
-    try:
-        _generate(document)
-    except ConfigError as exc:
-        problems.append(f"{line_of(exc.path, lines)}{exc}")
+    problems.extend(_problems_of_generate(document, lines, problems))
     if problems:
         listed = "\n".join(f"  {p}" for p in problems)
         raise ConfigError(f"{path} has {counted(len(problems), 'mistake')}:\n{listed}")
     return parsed
+
+
+def _problems_of_generate(document: Document, lines: Lines, known: Sequence[str]) -> list[str]:
+    """Return the error in the generators, unless their section has a known one."""
+    try:
+        _generate(document)
+    except ConfigError as exc:
+        where = f"{line_of(exc.path, lines)}{exc.path}: "
+        return [] if any(problem.startswith(where) for problem in known) else [f"{line_of(exc.path, lines)}{exc}"]
+    return []
 
 
 def _problems_of_models(document: Document, lines: Lines) -> list[str]:

@@ -18,6 +18,7 @@ import pytest
 from tests.documents.command_line import run
 
 from rollforge.cli import pool
+from rollforge.machine import process_name
 from rollforge.store.manager import TaskManager
 from rollforge.store.sqlite import SQLiteStore
 from rollforge.task import Cause, Status
@@ -155,10 +156,13 @@ def test_commands_change_a_pool(manager: TaskManager, uri: str) -> None:
     assert "paused" in call(uri, "-t", "p", "pause").stdout
     assert manager.fetch_task() is None
     call(uri, "-t", "p", "resume")
-    assert "1 task waits again" in call(uri, "-t", "p", "reset_waiting").stdout
+    reset = call(uri, "-t", "p", "reset_waiting")
+    assert ("1 task waits again" in reset.stdout, reset.stderr) == (True, "")
     assert "2 tasks cancelled" in call(uri, "-t", "p", "cancel", '{"x": {"$gte": 3}}').stdout
     assert manager.task_stat() == {"done": 1, "failed": 2, "waiting": 2}
     assert manager.fetch_task() is not None
+    reset = call(uri, "-t", "p", "reset_waiting").stderr
+    assert reset == f"{process_name()} is still running; the results of its tasks will be refused\n"
 
 
 def test_copy_copies_a_pool(manager: TaskManager, uri: str, tmp_path: Path) -> None:

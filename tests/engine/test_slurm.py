@@ -190,6 +190,7 @@ def test_no_job_outlives_its_driver(slurm: SlurmServer, tmp_path: Path, number: 
         driver.kill()
         driver.wait()
     assert ("KeyboardInterrupt" in said) == (number == signal.SIGINT), (driver.returncode, said)
+    assert "distributed." not in said
     if number == signal.SIGINT:
         assert not slurm.jobs("PENDING")
     soon(lambda: len(slurm.jobs()) == 1)
@@ -230,9 +231,13 @@ def test_jobs_that_cannot_start_python_end_the_run_with_the_reason(slurm: SlurmS
 
 
 @needs_slurm
-def test_a_job_that_slurm_refuses_is_an_error(slurm: SlurmServer, tmp_path: Path) -> None:
+def test_a_job_that_slurm_refuses_is_an_error(
+    slurm: SlurmServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The reason is said once, and not that Slurm does not answer."""
     with pytest.raises(ConfigError, match=r"slurm: .*[Ii]nvalid partition name"):
         RunTasks(executor(options={"queue": "absent"}), tmp_path)({})
+    assert "artition" not in caplog.text
 
 
 @needs_slurm

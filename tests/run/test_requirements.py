@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from rollforge.errors import CodeNotAllowed, FailingWorker, RequirementsNotMet, 
 from rollforge.machine import machine_of, process_name
 from rollforge.market.content import read_content
 from rollforge.run import requirements, worker_health
-from rollforge.run.job import Job
+from rollforge.run.job import Job, LogEvents
 from rollforge.run.leases import Leases
 from rollforge.run.requirements import Admission
 from rollforge.run.submission import submission_info
@@ -41,7 +41,7 @@ from rollforge.run.worker_health import WorkerHealth
 from rollforge.run.worker_pool import WorkerPool
 from rollforge.store.base import TaskStore, open_store
 from rollforge.store.memory import MemoryStore
-from rollforge.task import Cause, Status
+from rollforge.task import Cause, Status, TaskRecord
 
 NAMESPACES = os.geteuid() == 0 and shutil.which("unshare") is not None
 needs_namespaces = pytest.mark.skipif(not NAMESPACES, reason="another host name needs root and unshare (util-linux)")
@@ -766,6 +766,33 @@ def test_the_advice_what_to_allow_is_given_once() -> None:
     assert said.count("allow it:") == 1
     assert said.splitlines()[-1].endswith("--allow mine --allow theirs or ROLLFORGE_ALLOW=mine,theirs.")
     assert "dataset.kwargs.handler" in said
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda store, task: store.set_status("p", {}, Status.WAITING), "it was set to waiting while it was running"),
+        (lambda store, task: store.cancel("p", {"_id": task.id}), "it was cancelled"),
+        (lambda store, task: store.remove("p", {"_id": task.id}), "it was removed from the pool"),
+        (lambda store, task: (store.set_status("p", {}, Status.WAITING), store.claim("p", worker="you", lease=60)),
+         "it was taken over by you"),
+        (lambda store, task: (store.set_status("p", {}, Status.WAITING), store.claim("p", worker="me", lease=60)),
+         "it was set to waiting while it was running"),
+    ],
+)  # fmt: skip
+def test_why_a_task_was_taken_away_is_told_once(
+    change: Callable[[MemoryStore, TaskRecord], object], said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The message says what has ended the claim, which need not be another worker."""
+    store = MemoryStore()
+    store.create("p", [{"x": 1}])
+    leases = Leases(store, Job("p", len), "me", LogEvents())
+    (task,) = leases.take(1)
+    change(store, task)
+    assert not leases.commit(task, None, "", 1.0)
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
+        f"task {task.id[:12]}: its result is not stored: {said}"
+    ]
 
 
 def count_days(task: dict[str, Any]) -> int:

@@ -13,6 +13,7 @@ from rollforge.cli.names import ANY_SPELLING
 from rollforge.cli.summaries import json_line, pool_summary
 from rollforge.cli.terminal import echo, echo_json, one_line
 from rollforge.errors import ArtifactUnreadable, ConfigError, TaskNotSerializable, UntrustedPickle, counted, shown
+from rollforge.machine import process_is_running
 from rollforge.task import Cause, Document, Status, TaskRecord, attempts_made
 
 if TYPE_CHECKING:
@@ -373,8 +374,14 @@ def retry(query: Annotated[str | None, _QUERY] = None) -> None:
 
 @app.command("reset-waiting")
 def reset_waiting(query: Annotated[str | None, _QUERY] = None) -> None:
-    """Set running tasks to waiting, if their workers are known to be dead."""
-    _wait_again(_existing().reset_waiting(parse_query(query)))
+    """Set running tasks to waiting. Use it only if their workers are dead: the results of living ones are refused."""
+    manager, wanted = _existing(), parse_query(query)
+    running = {"$and": [wanted, {"status": Status.RUNNING.value}]}
+    workers = {task.worker or "" for task in manager.store.query(manager.pool, running, results=False)}
+    for name in sorted(workers):
+        if process_is_running(name.rpartition("@")[2]):
+            echo(f"{one_line(name)} is still running; the results of its tasks will be refused", err=True)
+    _wait_again(manager.reset_waiting(wanted))
 
 
 @app.command("reset-status")

@@ -109,7 +109,7 @@ class RunProgress:
         elif event.kind == "left":
             self._line(f"skipped  {label}: {event.error}")
         elif event.kind == "lost":
-            self._line(f"lost     {label}: taken over by another worker")
+            self._line(f"lost     {label}: {event.error}")
         self._bar.update(
             self._bar_id,
             completed=self.done_before + self.finished + self.failed,

@@ -121,8 +121,9 @@ def worker(
     On SIGTERM (or Ctrl-C), running tasks may finish within --grace seconds, and the others are returned; a second
     signal returns them at once. If this process dies, no task is lost: other workers take over its tasks.
     """
+    from rollforge.limits import read_memory
     from rollforge.run.requirements import Admission
-    from rollforge.session import Session, available_cores, parse_size
+    from rollforge.session import Session, available_cores
     from rollforge.store.base import open_store
     from rollforge.trust import checked_plugins
 
@@ -137,7 +138,7 @@ def worker(
         _job(pool, func, before, after, arguments),
         force_release=isolate,
         timeout=timeout,
-        memory=parse_size(memory, path="--memory") if memory else None,
+        memory=read_memory(memory, path="--memory") if memory else None,
     )
     admission = None
     if func is None:

@@ -193,10 +193,13 @@ def plan(
             leakage=leakage,
         )
         console = _console()
-        executor = _executor(made.workflow.run.over(on=on, jobs=jobs, cpus=cpus, memory=memory, gpus=gpus))
+        options = made.workflow.run.over(on=on, jobs=jobs, cpus=cpus, memory=memory, gpus=gpus)
+        executor = _executor(options)
         _show_plan(made, console)
         if executor is not None:
             _show_forecast(made, executor, console)
+        else:
+            _show_processes(made, options, console)
         found.update(plan_summary(made))
 
 
@@ -242,6 +245,8 @@ def run(
         _show_plan(made, console)
         if executor is not None:
             _show_forecast(made, executor, console, start=not dry_run)
+        elif dry_run:
+            _show_processes(made, options, console)
         if dry_run:
             return
         if executor is not None:
@@ -445,6 +450,25 @@ def _train(made: Plan, options: RunOptions, executor: EngineExecutor | None, fol
                 "rollforge: interrupted. Running tasks were returned to the pool; run the same command to continue."
             )
             raise typer.Exit(Exit.INTERRUPTED) from None
+
+
+def _show_processes(made: Plan, options: RunOptions, console: Console) -> None:
+    """Print what tasks on this machine ask for, and whether it has that."""
+    from rollforge.engine.resources import Resources
+    from rollforge.run.gpus import check_gpus
+
+    if not (options.cpus or options.memory or options.gpus):
+        return
+    session, left = made.workflow.session, len(made.tasks)
+    asked = Resources(cpus=options.cpus or 1, memory=options.memory, gpus=options.gpus or 0.0)
+    number = _processes(options, session, left) if options.jobs is None else max(1, options.jobs)
+    said = f"runs    {counted(min(number, left), 'task')} at a time on this machine, each with {asked.text()}"
+    console.print()
+    console.print(said, soft_wrap=True)
+    try:
+        check_gpus(asked.gpus)
+    except ConfigError as exc:
+        _warn(f"{exc}")
 
 
 def _on_gpus(options: RunOptions, workers: int) -> Executor | None:

@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -29,7 +29,7 @@ from rollforge.session import Session, available_cores
 if TYPE_CHECKING:
     from distributed import Client
 
-__all__ = ["DaskEngine"]
+__all__ = ["DaskEngine", "quiet"]
 
 T = TypeVar("T")
 
@@ -244,6 +244,23 @@ _PROBE = f"(lambda names: (exec({_CODE!r}, names), names['found'])[1])({{'ABSENT
 """Expression with the first fields of :func:`node_info`, for a worker that may not have Rollforge."""
 
 
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Drop what Dask logs in this process, such as that workers do not answer, while a cluster is closed."""
+    loggers = [
+        logger
+        for name, logger in list(logging.root.manager.loggerDict.items())
+        if name.partition(".")[0] == "distributed" and isinstance(logger, logging.Logger) and not logger.disabled
+    ]
+    for logger in loggers:
+        logger.disabled = True
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.disabled = False
+
+
 def _silent(workers: Mapping[str, Mapping[str, Any]]) -> set[str]:
     """Return the workers that send no heartbeats while others do.
 
@@ -377,7 +394,8 @@ class DaskEngine:
     def close(self) -> None:
         """Disconnect, and end a cluster that was started here."""
         wait([ref.stopping for ref in self._agents.values() if ref.stopping is not None], timeout=_STOP_SECONDS)
-        if self._client is not None:
-            self._client.close(5)
-        if self._cluster is not None:
-            self._cluster.close(10)
+        with quiet():
+            if self._client is not None:
+                self._client.close(5)
+            if self._cluster is not None:
+                self._cluster.close(10)

@@ -17,13 +17,13 @@ from typing import Any, Literal
 from rollforge.confidential import mask_secrets
 from rollforge.engine.carried import functions
 from rollforge.engine.modules import Named
-from rollforge.engine.options import LOCAL, RunOptions, read_engine
+from rollforge.engine.options import ENGINES, LOCAL, RunOptions, read_engine
 from rollforge.engine.parcel import Parcel, make_parcel
 from rollforge.engine.remote import SILENCE_SECONDS
 from rollforge.engine.resources import Resources
 from rollforge.engine.runners import Engine, EngineRunners
-from rollforge.errors import ConfigError, MissingDependency, counted
-from rollforge.limits import parse_size
+from rollforge.errors import ConfigError, MissingDependency, counted, shown
+from rollforge.limits import read_memory
 from rollforge.machine import process_name
 from rollforge.run.job import Event, Job, ignore_event, is_own
 from rollforge.run.leases import LEASE_SECONDS
@@ -72,23 +72,25 @@ class EngineExecutor:
     def __post_init__(self) -> None:
         for name in ("jobs", "cpus"):
             value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-                raise ConfigError(f"must be a whole number above 0, found {value!r}.", path=name)
-        if self.resources.memory is not None and self.resources.memory < 1:
-            raise ConfigError(f"must be above 0, found {self.memory!r}.", path="memory")
-        if not self.gpus >= 0 or (self.gpus > 1 and self.gpus != int(self.gpus)):
-            raise ConfigError(f"must be a fraction of a GPU or a whole number, found {self.gpus!r}.", path="gpus")
-        if self.data not in ("sent", "shared"):
-            raise ConfigError(f"must be 'sent' or 'shared', found {self.data!r}.", path="data")
-        if not 0 < self.silence <= LEASE_SECONDS:
+            if (value is not None or name == "cpus") and (not _is_number(value, int) or value < 1):
+                raise ConfigError(f"must be a whole number above 0, found {shown(value)}.", path=name)
+        if self.memory is not None:
+            read_memory(self.memory, path="memory")
+        if not _is_number(self.gpus) or not self.gpus >= 0 or (self.gpus > 1 and self.gpus % 1):
             raise ConfigError(
-                f"must be above 0 and at most {LEASE_SECONDS:g} seconds, found {self.silence!r}.", path="silence"
+                f"must be a fraction of a GPU or a whole number, found {shown(self.gpus)}.", path="gpus"
+            )  # fmt: skip
+        if self.data not in ("sent", "shared"):
+            raise ConfigError(f"must be 'sent' or 'shared', found {shown(self.data)}.", path="data")
+        if not _is_number(self.silence) or not 0 < self.silence <= LEASE_SECONDS:
+            raise ConfigError(
+                f"must be above 0 and at most {LEASE_SECONDS:g} seconds, found {shown(self.silence)}.", path="silence"
             )
 
     @property
     def resources(self) -> Resources:
         """How many agents there are at most, and what each needs."""
-        memory = parse_size(self.memory, path="memory") if isinstance(self.memory, str) else self.memory
+        memory = None if self.memory is None else read_memory(self.memory, path="memory")
         return Resources(self.jobs, self.cpus, memory, self.gpus)
 
     def engine(self, tasks: int | None = None) -> Engine:
@@ -180,6 +182,12 @@ class Ray(EngineExecutor):
 
     address: str = ""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.address, str):
+            raise ConfigError(f"must be an address such as 'head:6379', found {shown(self.address)}.", path="address")
+        object.__setattr__(self, "address", _address(self.address, "ray"))
+
     def engine(self, tasks: int | None = None) -> Engine:
         """Return the engine that starts the agents."""
         from rollforge.engine.ray import RayEngine
@@ -212,6 +220,11 @@ class Dask(EngineExecutor):
     """
 
     address: object = ""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.address, str):
+            object.__setattr__(self, "address", _address(self.address, "dask"))
 
     def engine(self, tasks: int | None = None) -> Engine:
         """Return the engine that starts the agents."""
@@ -248,7 +261,22 @@ class Slurm(EngineExecutor):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.jobs is None:
-            raise ConfigError("Slurm needs the number of jobs to submit.", path="jobs")
+            raise ConfigError(
+                "Slurm needs the number of jobs to submit, such as --jobs 50 (in a workflow, run: {jobs: 50}; in Python, "
+                "Slurm(jobs=50)).",
+                path="jobs",
+            )
+        if not isinstance(self.options, Mapping):
+            raise ConfigError(
+                f"must be a mapping such as {{'queue': 'cpu'}}, found {shown(self.options)}.", path="slurm"
+            )
+        walltime = str(self.options.get("walltime", ""))
+        if walltime.isdigit():
+            raise ConfigError(
+                f"must be a time with hours and minutes, found {walltime}. Write '{walltime:0>2}:00:00' for hours or "
+                f"'00:{walltime:0>2}:00' for minutes, in quotes.",
+                path="slurm.walltime",
+            )
 
     def engine(self, tasks: int | None = None) -> Engine:
         """Return the engine that starts the agents."""
@@ -259,20 +287,53 @@ class Slurm(EngineExecutor):
 
     def target(self, tasks: int | None = None) -> str:
         """Return which jobs are submitted."""
-        from rollforge.engine.slurm import job_shape
+        from rollforge.engine.slurm import check_options, job_shape
 
+        if is_installed("dask_jobqueue"):
+            check_options(self.options)
         shape = job_shape(self.resources.limited(tasks), self.options)
         size = Resources(cpus=shape.cpus, memory=shape.memory, gpus=shape.gpus)
         options = "".join(f", {name}={value}" for name, value in self.options.items())
         return f"Slurm, {counted(shape.jobs, 'job')} with {size.text()} each{options}"
 
 
-def _require(module: str, extra: str) -> None:
+def _is_number(value: object, kind: type | tuple[type, ...] = (int, float)) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
+def _address(given: str, engine: str) -> str:
+    """Return an address, which may be written as for ``--on``.
+
+    Examples
+    --------
+    >>> _address("ray:head:6379", "ray"), _address("ray:6379", "ray"), _address("dask://head:8786", "dask")
+    ('head:6379', 'ray:6379', 'tcp://head:8786')
+    """
+    kind, _, rest = given.partition(":")
+    if kind not in ENGINES or not (rest.startswith("//") or ":" in rest):  # a machine may have the name of an engine
+        return given
+    if kind != engine:
+        raise ConfigError(f"{given!r} is an address of {_NAMES[kind]}, not of {_NAMES[engine]}.", path="address")
+    try:
+        return read_engine(given)[1]
+    except ConfigError as exc:
+        raise ConfigError(exc.message, path="address") from None
+
+
+def is_installed(module: str) -> bool:
+    """Return whether a module can be imported."""
     from importlib.util import find_spec
 
-    if find_spec(module) is None:
+    return find_spec(module) is not None
+
+
+_NAMES = {"ray": "Ray", "dask": "Dask", "slurm": "Slurm"}
+
+
+def _require(module: str, extra: str) -> None:
+    if not is_installed(module):
         raise MissingDependency(
-            f"Running on {extra} needs a package that is not installed: pip install 'rollforge[{extra}]'"
+            f"Running on {_NAMES[extra]} needs a package that is not installed: pip install 'rollforge[{extra}]'"
         )
 
 

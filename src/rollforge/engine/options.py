@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar
 
 from rollforge.errors import ConfigError, nearest
-from rollforge.limits import parse_size
+from rollforge.limits import read_memory
 
 __all__ = ["ENGINES", "LOCAL", "RunOptions", "read_engine"]
 
@@ -84,8 +84,8 @@ class RunOptions:
         4
         """
         found = {name: value for name, value in given.items() if value is not None}
-        if isinstance(memory := found.get("memory"), str):
-            found["memory"] = parse_size(memory, path="--memory")
+        if "memory" in found:
+            found["memory"] = read_memory(found["memory"], path="--memory")
         return replace(self, **found, names={**self.names, **{name: f"--{name}" for name in found}})
 
     @property

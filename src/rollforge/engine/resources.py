@@ -86,7 +86,8 @@ def _size(size: int) -> str:
 
     Examples
     --------
-    >>> _size(16 * 2**30), _size(3 * 2**29), _size(512 * 2**20)
-    ('16 GiB', '1.5 GiB', '512 MiB')
+    >>> _size(16 * 2**30), _size(3 * 2**29), _size(512 * 2**20), _size(2**50)
+    ('16 GiB', '1.5 GiB', '512 MiB', '1,048,576 GiB')
     """
-    return f"{size / 2**30:,.4g} GiB" if size >= 2**30 else f"{size / 2**20:,.4g} MiB"
+    number, unit = (size / 2**30, "GiB") if size >= 2**30 else (size / 2**20, "MiB")
+    return f"{number:,.0f} {unit}" if number >= 1000 else f"{number:.4g} {unit}"

@@ -16,14 +16,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from rollforge.engine.agent import Setup
-from rollforge.engine.dask import DaskEngine
+from rollforge.engine.dask import DaskEngine, quiet
 from rollforge.engine.remote import AgentLost, AgentRef
 from rollforge.engine.resources import Resources
 from rollforge.engine.slurm_queue import SlurmProblem, SlurmQueue, State
 from rollforge.errors import ConfigError, counted, nearest
-from rollforge.limits import parse_size
+from rollforge.limits import read_memory
 
-__all__ = ["JobShape", "SlurmEngine", "job_shape"]
+__all__ = ["JobShape", "SlurmEngine", "check_options", "job_shape"]
 
 log = logging.getLogger(__name__)
 
@@ -78,9 +78,7 @@ def job_shape(resources: Resources, options: Mapping[str, object]) -> JobShape:
     cores, memory = options.get("cores", resources.cpus * shared), options.get("memory")
     if not isinstance(cores, int) or isinstance(cores, bool) or cores < 1:
         raise ConfigError(f"must be a whole number above 0, found {cores!r}.", path="slurm.cores")
-    given = parse_size(memory, path="slurm.memory") if isinstance(memory, str) else memory
-    if given is not None and not isinstance(given, int):
-        raise ConfigError(f"must be a size such as 16G, found {memory!r}.", path="slurm.memory")
+    given = None if memory is None else read_memory(memory, path="slurm.memory")
     tasks = Resources(cpus=resources.cpus, memory=resources.memory).fits(cpus=cores, memory=given, gpus=0)
     if tasks == 0:
         raise ConfigError(
@@ -266,9 +264,10 @@ class SlurmEngine(DaskEngine):
             self._changed.notify_all()
         if self._thread is not None:
             self._thread.join()
-        if self._net is not None:
-            self._net()
-        super().close()
+        with quiet():  # the workers of cancelled jobs do not answer
+            if self._net is not None:
+                self._net()
+            super().close()
 
     # -- the thread that watches the jobs ----------------------------------------------------------------------------------
 
@@ -280,8 +279,11 @@ class SlurmEngine(DaskEngine):
                 self._submit()
                 silent = False
             except SlurmProblem as exc:
-                log.log(logging.DEBUG if silent else logging.WARNING, "Slurm does not answer: %s", exc)
-                silent = True
+                refused = f"{exc}" == self._refused
+                if not refused or self._jobs:  # else the run ends with it
+                    said = "Slurm does not accept another job" if refused else "Slurm does not answer"
+                    log.log(logging.DEBUG if silent else logging.WARNING, "%s: %s", said, exc)
+                    silent = True
             self._tell()
             with self._changed:
                 self._changed.wait_for(lambda: self._closing or self._hurry, timeout=_LOOK_SECONDS)

@@ -110,7 +110,7 @@ def ignore_event(event: Event) -> None:
 
 
 class LogEvents:
-    """Logs each task that has ended, with the number of ended tasks and the total.
+    """Logs each task that has ended, with the number of ended tasks and the total, and those that were taken away.
 
     Parameters
     ----------
@@ -124,6 +124,8 @@ class LogEvents:
 
     def __call__(self, event: Event) -> None:
         """Handle an event of a worker."""
+        if event.kind == "lost":
+            log.warning("task %s: its result is not stored: %s", event.task_id[:12], event.error)
         if event.kind not in ("done", "failed"):
             return
         self._ended += 1

@@ -11,7 +11,16 @@ from types import TracebackType
 from typing import TypeVar
 
 from rollforge import trust
-from rollforge.errors import FailingWorker, LeaseLost, RequirementsNotMet, StoreGone, StoreUnavailable, counted
+from rollforge.errors import (
+    FailingWorker,
+    LeaseLost,
+    RequirementsNotMet,
+    RollforgeError,
+    StoreGone,
+    StoreUnavailable,
+    TaskNotFound,
+    counted,
+)
 from rollforge.generate.naming import describe
 from rollforge.run.job import Event, EventKind, Job
 from rollforge.run.messages import CannotRun, CannotStart, Done, Failed, Outcome, Stopped, Unreadable
@@ -113,10 +122,11 @@ class Leases:
             new_log = text if text and text != self._known_logs[task.id] else None
             try:
                 self.store.renew(task, self._lease, new_log)
-            except LeaseLost as exc:
+            except LeaseLost:
+                why = self._why_lost(task)
                 with self._lock:
                     if task.id in self._held:
-                        self._lost[task.id] = str(exc)
+                        self._lost[task.id] = why
             else:
                 self._known_logs[task.id] = text
 
@@ -328,9 +338,8 @@ class Leases:
     def _end(self, task: TaskRecord, call: Callable[[], None], seconds: float) -> bool:
         try:
             call()
-        except LeaseLost as exc:
-            log.warning("task %s: %s", task.id, exc)
-            self._report("lost", task, seconds, str(exc))
+        except LeaseLost:
+            self._report("lost", task, seconds, self._why_lost(task))
             return False
         else:
             return True
@@ -338,6 +347,23 @@ class Leases:
             with self._lock:
                 self._held.pop(task.id, None)
                 self._lost.pop(task.id, None)
+
+    def _why_lost(self, task: TaskRecord) -> str:
+        """Return what has ended the claim of a task, as far as the pool tells."""
+        try:
+            now = self.store.get(self.job.pool, task.id)
+        except TaskNotFound:
+            return "it was removed from the pool"
+        except RollforgeError:  # the store is unavailable, or the task is damaged
+            return "it was cancelled, set to another status, or taken over by another worker"
+        if now.cause is Cause.CANCELLED:
+            return "it was cancelled"
+        if now.cause is Cause.LEASE_LOST and now.attempt > task.attempt:
+            return "its lease expired"
+        if now.worker not in (task.worker, None):
+            return f"it was taken over by {now.worker}"
+        status = Status.WAITING if now.status is Status.RUNNING else now.status  # claimed here again in the meantime
+        return f"it was set to {status.value} while it was running"
 
     def _report(self, kind: EventKind, task: TaskRecord, seconds: float = 0.0, error: str = "") -> None:
         self._on_event(Event(kind, task.id, self.name, seconds, error, describe(task.definition, task.model_name)))

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from rollforge.errors import ConfigError, counted, nearest
-from rollforge.limits import parse_size
+from rollforge.limits import read_memory
 from rollforge.machine import memory_size
 from rollforge.run.job import Job
 from rollforge.store.base import TaskStore
@@ -76,8 +76,8 @@ def read_resources(given: object, path: str = f"task.{RESOURCES}") -> TaskResour
 
     Examples
     --------
-    >>> read_resources({"cpus": 4, "memory": "1K"})
-    TaskResources(gpus=None, memory=1024, cpus=4)
+    >>> read_resources({"cpus": 4, "memory": "1M"})
+    TaskResources(gpus=None, memory=1048576, cpus=4)
     """
     if given is None:
         return TaskResources()
@@ -90,11 +90,9 @@ def read_resources(given: object, path: str = f"task.{RESOURCES}") -> TaskResour
             hint = nearest(str(key), ("cpus", "memory", "gpus"))
             raise ConfigError(f"unknown key.{hint} Allowed: cpus, memory, gpus.", path=f"{path}.{key}")
     cpus, memory, gpus = given.get("cpus"), given.get("memory"), given.get("gpus")
-    if isinstance(memory, str):
-        memory = parse_size(memory, path=f"{path}.memory")
-    for name, value in (("cpus", cpus), ("memory", memory)):
-        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-            raise ConfigError(f"must be above 0, found {value!r}.", path=f"{path}.{name}")
+    memory = None if memory is None else read_memory(memory, path=f"{path}.memory")
+    if cpus is not None and (not isinstance(cpus, int) or isinstance(cpus, bool) or cpus < 1):
+        raise ConfigError(f"must be above 0, found {cpus!r}.", path=f"{path}.cpus")
     if gpus is not None and (
         not isinstance(gpus, (int, float))
         or isinstance(gpus, bool)

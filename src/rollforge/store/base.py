@@ -602,7 +602,7 @@ def failed_workers(marks: str) -> tuple[str, ...]:
 
 def stale_message(task: TaskRecord) -> str:
     """Return the message of :class:`~rollforge.errors.LeaseLost`."""
-    return f"Task {task.id} is no longer held by {task.worker}: its claim {task.token} is stale."
+    return f"Task {task.id} is no longer held by {task.worker}, so nothing was stored."
 
 
 def task_not_found(pool: str, task_id: str) -> TaskNotFound:
