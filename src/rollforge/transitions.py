@@ -22,6 +22,7 @@ __all__ = [
     "counted",
     "dependency_failed",
     "expired",
+    "expired_under",
     "failed",
     "given_back",
     "restored",
@@ -74,8 +75,26 @@ def expired(task: TaskRecord, *, now: float) -> TaskRecord:
     attempt = task.attempt + 1
     return replace(
         _ended(task, attempt, final=attempt >= task.max_attempts, now=now), cause=Cause.LEASE_LOST,
-        error=f"The lease of worker {task.worker} expired: the worker was killed, hung, or could not reach the store.",
+        error=f"{_EXPIRED.format(task.worker)}: the worker was killed, hung, or could not reach the store.",
     )  # fmt: skip
+
+
+_EXPIRED = "The lease of worker {} expired"
+
+
+def expired_under(task: TaskRecord, worker: str) -> bool:
+    """Return whether the claim before the current one was held by a worker, and expired.
+
+    After a retry or another change of the status this is not known any more, and the answer is False.
+
+    Examples
+    --------
+    >>> lost = expired(TaskRecord(id="t", pool="p", definition={}, status=Status.RUNNING, worker="w1"), now=0.0)
+    >>> again = claimed(lost, worker="w2", token=2, lease=60.0, now=1.0)
+    >>> expired_under(again, "w1"), expired_under(again, "w2"), expired_under(with_status(again, Status.WAITING), "w1")
+    (True, False, False)
+    """
+    return task.cause is Cause.LEASE_LOST and (task.error or "").startswith(f"{_EXPIRED.format(worker)}:")
 
 
 def _ended(task: TaskRecord, attempt: int, *, final: bool, now: float) -> TaskRecord:

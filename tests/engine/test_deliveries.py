@@ -10,7 +10,8 @@ from rollforge.engine.runs import Deliveries, pack
 from rollforge.run.messages import Done
 from rollforge.session import Session
 from rollforge.store.codec import encode_result
-from rollforge.task import TaskRecord
+from rollforge.store.memory import MemoryStore
+from rollforge.task import Status, TaskRecord
 from rollforge.track.base import get_experiment, open_tracker
 from rollforge.track.folder import FolderTracker
 from rollforge.track.tracker import RunData, RunQuery
@@ -44,23 +45,77 @@ def runs(session: Session) -> list[RunData]:
     return tracker.search(list(tracker.experiments().values()), RunQuery())
 
 
+class Pool:
+    """A pool with one task, whose drivers are killed: nothing ends their claims but time."""
+
+    def __init__(self) -> None:
+        self.now = 1e9
+        self.store = MemoryStore(clock=lambda: self.now)
+        self.store.create("p", [{"x": 1}], max_attempts=9)
+
+    def claim(self, worker: str) -> TaskRecord:
+        """Claim the task when its last lease and its backoff have ended."""
+        for _ in range(2):
+            self.now += 1000.0
+            self.store.expire("p")
+        (task,) = self.store.claim("p", worker=worker, lease=60.0)
+        return task
+
+    def reset(self) -> None:
+        self.store.set_status("p", {}, Status.WAITING)
+
+
 def test_what_a_killed_driver_has_delivered_is_replaced(session: Session, tmp_path: Path) -> None:
-    """The driver was killed before it could store the outcome: in one case the copy is whole, in the other it is not."""
-    Deliveries(session).deliver(recorded(tmp_path, "whole"), NOTHING, EARLIER)
+    """Two drivers were killed before they could store the outcome: one copy is whole, the other is not."""
+    pool = Pool()
+    Deliveries(session).deliver(recorded(tmp_path, "whole"), NOTHING, pool.claim("first"))
     Deliveries(session).deliver(
-        recorded(tmp_path, "of another task"), NOTHING, TaskRecord(id="t2", pool="p", definition={})
+        recorded(tmp_path, "of another task"), NOTHING, TaskRecord(id="t2", pool="p", definition={}, worker="first")
     )
-    (whole,) = (run for run in runs(session) if run.info.name == "whole")
-    tags = {**whole.tags, "rollforge.copying": "x"}
-    open_tracker(session.tracking_uri).create_run(whole.info.experiment_id, "half", tags)
-    later = Deliveries(session)
-    assert later.deliver(recorded(tmp_path, "later"), NOTHING, LATER) == NOTHING
-    later.settle(LATER, stored=True)
+    Deliveries(session).begin(pool.claim("second"))
+    assert [run.info.name for run in runs(session)] == ["of another task"]
+    Deliveries(session).begin(pool.claim("third"))
+    Deliveries(session).deliver(recorded(tmp_path, "half"), NOTHING, pool.claim("third"))
+    (half,) = (run for run in runs(session) if run.info.name == "half")
+    open_tracker(session.tracking_uri).write(half.info.id, {}, [], {"rollforge.copying": "x"})
+    later, task = Deliveries(session), pool.claim("fourth")
+    later.begin(task)
+    assert later.deliver(recorded(tmp_path, "later"), NOTHING, task) == NOTHING
+    later.settle(task, stored=True)
     later.close()
     assert sorted(run.info.name for run in runs(session)) == ["later", "of another task"]
     (kept,) = (run for run in runs(session) if run.info.name == "later")
     assert kept.info.status == "FINISHED"
-    assert not {"rollforge.copying", "rollforge.delivered_for"} & set(kept.tags)
+    assert not [name for name in kept.tags if name.startswith(("rollforge.copying", "rollforge.delivered"))]
+
+
+@pytest.mark.parametrize("later", ["fails", "is lost", "is lost twice", "is given back"])
+@pytest.mark.parametrize("outcome", ["done", "failed"])
+def test_a_run_whose_outcome_was_stored_is_never_removed(
+    outcome: str, later: str, session: Session, tmp_path: Path
+) -> None:
+    """Its driver was killed between storing the outcome and marking the run as kept; the task is then run again."""
+    pool = Pool()
+    first = pool.claim("first")
+    Deliveries(session).deliver(recorded(tmp_path, "first"), NOTHING, first)
+    if outcome == "done":
+        pool.store.commit(first, None)
+        pool.reset()
+    else:
+        pool.store.fail(first, "error")
+    for i in range(1 + (later == "is lost twice")):
+        second = pool.claim(f"second {i}")
+        Deliveries(session).begin(second)
+    if later == "fails":
+        pool.store.fail(second, "error")
+    elif later == "is given back":
+        pool.store.give_back(second)
+    third, deliveries = pool.claim("third"), Deliveries(session)
+    deliveries.begin(third)
+    deliveries.deliver(recorded(tmp_path, "third"), NOTHING, third)
+    pool.store.commit(third, None)
+    deliveries.settle(third, stored=True)
+    assert sorted(run.info.name for run in runs(session)) == ["first", "third"]
 
 
 def test_runs_of_settled_attempts_stay(session: Session, tmp_path: Path) -> None:

@@ -56,10 +56,17 @@ def submit(folder: Path, *tasks: dict[str, Any]) -> Any:
     return store
 
 
-def drive(address: str, folder: Path) -> subprocess.Popen[bytes]:
-    """Start a driver."""
+KILLED_AFTER_STORING = """
+import os, signal
+from rollforge.engine.runs import Deliveries
+Deliveries.settle = lambda self, task, stored: self._open and os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def drive(address: str, folder: Path, before: str = "") -> subprocess.Popen[bytes]:
+    """Start a driver, which executes some code before."""
     file = folder / "driver.py"
-    file.write_text(DRIVER)
+    file.write_text(before + DRIVER)
     return subprocess.Popen([sys.executable, file, address, folder], cwd=folder, stderr=subprocess.PIPE)
 
 
@@ -76,7 +83,10 @@ def test_each_task_has_one_run_though_drivers_are_killed(address: str, tmp_path:
     for wanted in (2, 4):
         driver = drive(address, tmp_path)
         try:
-            wait_for(lambda wanted=wanted: len(recorded(tmp_path)) >= wanted or driver.poll() is not None, "runs")  # noqa: B023
+            for _ in range(1500):
+                if len(recorded(tmp_path)) >= wanted or driver.poll() is not None:
+                    break
+                time.sleep(0.1)
         finally:
             driver.kill()
             driver.communicate()
@@ -95,6 +105,30 @@ def test_each_task_has_one_run_though_drivers_are_killed(address: str, tmp_path:
     named = {run.info.name: run.info.id for run in runs}
     for i, task in done.items():
         assert task.result["recorder"]["recorder_id"] == named[f"task {i}"]
+
+
+def test_a_run_is_kept_though_its_driver_was_killed_after_storing_the_outcome(address: str, tmp_path: Path) -> None:
+    """The task is done. It is reset later, fails once, and is done again: all three runs are there."""
+    broken = tmp_path / "broken"
+    store = submit(tmp_path, {"do": "record", "bytes": 10, "broken": str(broken)})
+    killed = drive(address, tmp_path, KILLED_AFTER_STORING)
+    killed.communicate(timeout=150)
+    assert killed.returncode == -signal.SIGKILL
+    assert [(task.status, task.attempt) for task in store.query("p")] == [(Status.DONE, 0)]
+    (first,) = recorded(tmp_path)
+    assert "rollforge.delivered_for" in first.tags
+    broken.touch()
+    store.set_status("p", {}, Status.WAITING)
+    driver = drive(address, tmp_path)
+    try:
+        wait_for(lambda: [run for run in recorded(tmp_path) if run.info.status == "FAILED"], "a failed attempt", 150.0)
+        broken.unlink()
+        _, err = driver.communicate(timeout=150)
+    finally:
+        driver.kill()
+    assert driver.returncode == 0, err
+    assert sorted(run.info.status for run in recorded(tmp_path)) == ["FAILED", "FINISHED", "FINISHED"]
+    assert first.info.id in {run.info.id for run in recorded(tmp_path)}
 
 
 def test_two_drivers_of_one_pool(address: str, tmp_path: Path) -> None:

@@ -255,6 +255,8 @@ class RemoteRunner:
         main = main_classes(task.text, of_script=True) if own else None
         self.task, self._began, self._log, self._ready = task, time.perf_counter(), "", False
         sent, continued = slim(task), None
+        if self._shared.deliveries is not None:
+            self._shared.deliveries.begin(task)
         if self._shared.lends:
             sent, continued = lend(sent, session or self._shared.session)
         self._call([Assign(sent, threads, session, own, main, continued)], self._silence / BEATS)

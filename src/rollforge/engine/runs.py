@@ -23,12 +23,13 @@ from rollforge.limits import check_archive
 from rollforge.run.messages import Done, Failed, Outcome, failure
 from rollforge.session import Session, using
 from rollforge.store.codec import decode_result, encode_result
-from rollforge.task import TaskRecord, encode
+from rollforge.task import Cause, TaskRecord, encode
 from rollforge.track.folder import FolderTracker
 from rollforge.track.pool_references import open_pool_reference, pool_reference
 from rollforge.track.recorder import Recorder
 from rollforge.track.tracker import RunInfo, Tracker, local_path, open_tracker
-from rollforge.track.transfer import deliver_runs, is_lent, keep_run, lend_run, remove_undelivered
+from rollforge.track.transfer import deliver_runs, is_lent, keep_run, lend_run, settle_runs
+from rollforge.transitions import expired_under
 
 __all__ = ["Deliveries", "lend", "pack", "take", "travels"]
 
@@ -133,21 +134,34 @@ class Deliveries:
         self._open: dict[tuple[str, int], list[str]] = {}
         """Runs that were created for attempts whose outcome is not stored yet: task and token -> ids."""
 
+    def begin(self, task: TaskRecord) -> None:
+        """Prepare for an attempt at a task that was just claimed: remove what a killed driver has written for it.
+
+        Such a driver may have been killed before it stored the outcome, or after that and before :meth:`settle`. Only the
+        claim tells: if the one before it expired, the driver that held it stored nothing. If that is not known, because
+        the task was reset since then, the runs are kept.
+        """
+        if task.cause is not Cause.LEASE_LOST:
+            return
+        try:
+            with self._lock:
+                tracker = open_tracker(self._session.tracking_uri)
+                if removed := settle_runs(tracker, task.id, lambda worker: expired_under(task, worker)):
+                    log.info("%d runs that a killed driver has left for task %s were removed", removed, task.id)
+        except (RollforgeError, OSError) as exc:
+            log.warning("runs that a killed driver may have left for task %s could not be removed: %s", task.id, exc)
+
     def deliver(self, packed: bytes, outcome: Outcome, task: TaskRecord) -> Outcome:
         """Write runs, and return the outcome of their task, whose result refers to the run in the tracking store.
 
-        If they cannot be written, the task has failed. What a driver that was killed has written for the same task is
-        removed.
+        If they cannot be written, the task has failed.
         """
         try:
             with self._lock, tempfile.TemporaryDirectory(prefix="rollforge-runs-") as name:
                 _unpack(packed, Path(name))
                 tracker = open_tracker(self._session.tracking_uri)
                 source = FolderTracker(f"folder:{name}")
-                if task.attempt:  # earlier attempts have failed, or their driver was killed
-                    removed = remove_undelivered(source, tracker, task.id)
-                    log.info("%d runs that a killed driver has left for task %s were removed", removed, task.id)
-                delivered = deliver_runs(source, tracker, task.id)
+                delivered = deliver_runs(source, tracker, task.id, task.worker or "")
                 self._open[task.id, task.token] = [made.id for i, made in delivered.items() if not is_lent(source, i)]
             return self._with_reference(outcome, tracker, delivered)
         except (RollforgeError, OSError) as exc:

@@ -88,14 +88,19 @@ def _need(task: Mapping[str, Any]) -> None:
 
 
 def _stamp(task: Mapping[str, Any]) -> int | None:
-    """Sleep until a file exists or for some seconds, and write the time every 0.05 s to a file of this attempt."""
+    """Sleep until a file exists or for some seconds, and write the time every 0.05 s to a file of this attempt.
+
+    It holds some bytes of memory, from the start or once the file `go` exists.
+    """
     folder = Path(task["stamps"])
     folder.mkdir(exist_ok=True)
     until = time.monotonic() + task["seconds"]
-    held = b"x" * task.get("bytes", 0)
+    held = b"" if "go" in task else b"x" * task.get("bytes", 0)
     with (folder / f"{task['i']}-{os.getpid()}-{os.getppid()}-{time.monotonic_ns()}").open("a", buffering=1) as file:
         while True:
             file.write(f"{time.monotonic()}\n")
+            if not held and "go" in task and Path(task["go"]).exists():
+                held = b"x" * task["bytes"]
             left = until - time.monotonic()
             if left <= 0 or ("end" in task and Path(task["end"]).exists()):
                 return len(held) or None
@@ -103,7 +108,7 @@ def _stamp(task: Mapping[str, Any]) -> int | None:
 
 
 def _record(task: Mapping[str, Any]) -> object:
-    """Record a run with an artifact of some bytes."""
+    """Record a run with an artifact of some bytes, and raise an error if the file `broken` exists."""
     from rollforge.session import current_session
     from rollforge.track.base import get_experiment, open_tracker
 
@@ -111,7 +116,10 @@ def _record(task: Mapping[str, Any]) -> object:
     tracker.prepare()
     recorder = get_experiment(tracker, experiment_name="recorded").create_recorder(f"task {task['i']}")
     recorder.save_objects(value=b"x" * task["bytes"])
-    recorder.end_run()
+    broken = "broken" in task and Path(task["broken"]).exists()
+    recorder.end_run("FAILED" if broken else "FINISHED")
+    if broken:
+        raise OSError("it is broken")
     return recorder
 
 

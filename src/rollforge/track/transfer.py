@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from rollforge.errors import ExperimentNotFound, nearest
@@ -18,7 +18,7 @@ from rollforge.track.provenance import program_tags, save_diff
 from rollforge.track.recorder import COPIED_FROM, Recorder
 from rollforge.track.tracker import Metric, RunData, RunInfo, RunQuery, Tracker
 
-__all__ = ["CopyResult", "copy_runs", "deliver_runs", "is_lent", "keep_run", "lend_run", "remove_undelivered"]
+__all__ = ["CopyResult", "copy_runs", "deliver_runs", "is_lent", "keep_run", "lend_run", "settle_runs"]
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +26,8 @@ _COPYING = "rollforge.copying"
 _LENT = "rollforge.lent"
 _DELIVERED_FOR = "rollforge.delivered_for"
 """Tag with the id of a task until its outcome is stored in the pool."""
+_DELIVERED_BY = "rollforge.delivered_by"
+"""Tag with the worker that holds the claim on the task, as long as the former tag exists."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +132,7 @@ def lend_run(source: Tracker, run_id: str, target: Tracker) -> RunInfo:
     return _transfer(source, target, experiment_id, run, run.info.status, {_LENT: run_id})
 
 
-def deliver_runs(source: Tracker, target: Tracker, task_id: str = "") -> dict[str, RunInfo]:
+def deliver_runs(source: Tracker, target: Tracker, task_id: str = "", worker: str = "") -> dict[str, RunInfo]:
     """Move all runs of one store into another, and return what became of each: its id in `source` -> the run in `target`.
 
     A run that :func:`lend_run` copied gets its new values; other runs are created, with the command and the code of this
@@ -141,10 +143,12 @@ def deliver_runs(source: Tracker, target: Tracker, task_id: str = "") -> dict[st
     source, target : Tracker
         Tracking stores to move from and to.
     task_id : str
-        The task that has recorded them. Until :func:`keep_run` is called, :func:`remove_undelivered` removes the created
-        runs.
+        The task that has recorded them. Until :func:`keep_run` is called, the created runs are subject to
+        :func:`settle_runs`.
+    worker : str
+        The worker that holds the claim on the task.
     """
-    tags = {_DELIVERED_FOR: task_id} if task_id else {}
+    tags = {_DELIVERED_FOR: task_id, _DELIVERED_BY: worker} if task_id else {}
     delivered = {}
     for name, experiment_id in source.experiments().items():
         runs = reversed(source.search([experiment_id], RunQuery()))
@@ -167,30 +171,34 @@ def is_lent(source: Tracker, run_id: str) -> bool:
 
 def keep_run(target: Tracker, run_id: str) -> None:
     """Note that the outcome of the task that has recorded a delivered run is stored."""
-    target.write(run_id, {}, [], {}, gone_tags=[_DELIVERED_FOR])
+    target.write(run_id, {}, [], {}, gone_tags=[_DELIVERED_FOR, _DELIVERED_BY])
 
 
-def remove_undelivered(source: Tracker, target: Tracker, task_id: str) -> int:
-    """Remove what a killed process has delivered for a task before it could store the outcome, whole or in part.
+def settle_runs(target: Tracker, task_id: str, is_lost: Callable[[str], bool]) -> int:
+    """Remove what killed processes have delivered for a task without storing its outcome, and keep everything else.
 
     Parameters
     ----------
-    source, target : Tracker
-        The experiments of `source`, with what another attempt at the task has recorded, are searched in `target`.
+    target : Tracker
+        Tracking store to which runs were delivered.
     task_id : str
-        Id of the task.
+        Id of the task. Nobody else may deliver runs for it meanwhile.
+    is_lost : callable
+        Called with the worker that has delivered a run. True means that its outcome was certainly not stored.
 
     Returns
     -------
     int
-        Number of runs that were removed.
+        Number of runs that were removed. Incomplete copies are among them: an outcome is stored after its runs.
     """
-    found = [target.find_experiment(name=name) for name in source.experiments()]
-    experiments = [one[0] for one in found if one is not None]
-    left = target.search(experiments, RunQuery(tags={_DELIVERED_FOR: task_id})) if experiments else []
-    for run in left:
-        target.delete_run(run.info.id)
-    return len(left)
+    removed = 0
+    for run in target.search(list(target.experiments().values()), RunQuery(tags={_DELIVERED_FOR: task_id})):
+        if _COPYING in run.tags or is_lost(run.tags.get(_DELIVERED_BY, "")):
+            target.delete_run(run.info.id)
+            removed += 1
+        else:
+            keep_run(target, run.info.id)
+    return removed
 
 
 def _bring_back(source: Tracker, target: Tracker, run: RunData, original: str, status: str) -> RunInfo:
