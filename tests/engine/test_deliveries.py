@@ -94,7 +94,7 @@ def test_what_a_killed_driver_has_delivered_is_replaced(session: Session, tmp_pa
 def test_a_run_whose_outcome_was_stored_is_never_removed(
     outcome: str, later: str, session: Session, tmp_path: Path
 ) -> None:
-    """Its driver was killed between storing the outcome and marking the run as kept; the task is then run again."""
+    """The driver was killed between storing the outcome and marking the run as kept; the task is then run again."""
     pool = Pool()
     first = pool.claim("first")
     Deliveries(session).deliver(recorded(tmp_path, "first"), NOTHING, first)

@@ -108,7 +108,7 @@ def test_each_task_has_one_run_though_drivers_are_killed(address: str, tmp_path:
 
 
 def test_a_run_is_kept_though_its_driver_was_killed_after_storing_the_outcome(address: str, tmp_path: Path) -> None:
-    """The task is done. It is reset later, fails once, and is done again: all three runs are there."""
+    """The task is reset later, fails once, and is done again: all three runs are there."""
     broken = tmp_path / "broken"
     store = submit(tmp_path, {"do": "record", "bytes": 10, "broken": str(broken)})
     killed = drive(address, tmp_path, KILLED_AFTER_STORING)

@@ -218,3 +218,21 @@ def test_a_killed_driver_leaves_no_task_running(cluster: Any, stamps: Path, tmp_
     wait_for(lambda: not running(stamps), "the end of the tasks", 3 * SILENCE)
     assert all(not is_alive(a.pid) for t in tracks(stamps).values() for a in t)
     assert time.monotonic() - killed < 2 * SILENCE + 1.0
+
+
+def test_a_task_is_free_as_soon_as_its_process_is_known_to_have_ended(
+    cluster: Any, stamps: Path, tmp_path: Path
+) -> None:
+    """Another agent of the machine finds the note about the killed one: the task does not wait for 60 seconds."""
+    run = RunTasks(Dask(cluster.scheduler_address, jobs=2, silence=60.0), tmp_path)
+    end = tmp_path / "end"
+
+    def kill() -> None:
+        first = wait_for(lambda: running(stamps, 0), "task 0")
+        os.kill(first.agent, signal.SIGKILL)
+        wait_for(lambda: len(tracks(stamps)[0]) > 1, "another attempt", 50.0)
+        end.touch()
+
+    with meanwhile(kill):
+        run(*[{**stamp(stamps, 100.0), "end": str(end)}] * 2, max_attempts=3)
+    check(run, stamps, 2, lost=1)

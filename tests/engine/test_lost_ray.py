@@ -127,6 +127,23 @@ def test_an_actor_is_killed(machines: list[Any], tmp_path: Path) -> None:
     assert not is_alive(killed[0].pid)
 
 
+def test_the_task_of_a_killed_actor_is_free_when_its_process_has_ended(machines: list[Any], tmp_path: Path) -> None:
+    """A new actor of the machine finds the note about the killed one: the task does not wait for 60 seconds."""
+    stamps, end = tmp_path / "stamps", tmp_path / "end"
+    stamps.mkdir()
+    run = RunTasks(Ray(jobs=1, silence=60.0), tmp_path)
+
+    def kill() -> None:
+        first = wait_for(lambda: running(stamps, 0), "task 0")
+        os.kill(first.agent, signal.SIGKILL)
+        wait_for(lambda: len(tracks(stamps)[0]) > 1, "another attempt", 50.0)
+        end.touch()
+
+    with meanwhile(kill):
+        run(stamp(stamps, 100.0, end=str(end)), max_attempts=3)
+    check(run, stamps, 1, lost=1)
+
+
 @pytest.mark.parametrize(
     ("error", "lost", "out_of_memory"),
     [

@@ -17,6 +17,7 @@ import sys
 import tempfile
 import threading
 import time
+import uuid
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -26,7 +27,7 @@ from pathlib import Path
 from types import ModuleType
 
 from rollforge import drivers
-from rollforge.engine.guard import Guard
+from rollforge.engine.guard import STARTING, Guard, resident
 from rollforge.engine.modules import missing_here
 from rollforge.engine.parcel import Manifest, has, here, modules_folder, other_versions
 from rollforge.engine.runs import clear, pack, take
@@ -38,13 +39,15 @@ from rollforge.session import Session
 from rollforge.task import Cause, TaskRecord
 
 __all__ = [
-    "Agent", "Assign", "Command", "Ended", "Equipment", "Interrupt", "Kill", "NodeInfo", "Reply", "Setup", "Start", "node_info",
+    "Agent", "Assign", "Command", "Ended", "Equipment", "Interrupt", "Kill", "NodeInfo", "Reply", "Seek", "Setup", "Start",
+    "node_info",
 ]  # fmt: skip
 
 ABSENT = "none"
 """Version of Rollforge where it is not installed."""
 _PAUSE = 0.25
 _SENDING_PAUSE = 0.01
+_MUCH_MEMORY = 50_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,8 @@ class NodeInfo:
     system: str
     place: str = ""
     """The machine and its cache: processes with the same one share files."""
+    agent: str = ""
+    """Identity of the agent that answers."""
 
     def differs_from(self, driver: NodeInfo) -> str:
         """Return what differs from the driver's machine and what to do about it; empty if tasks can run here.
@@ -168,7 +173,14 @@ class Renew:
     grace: float
 
 
-Command = Start | Assign | Kill | Interrupt | Renew
+@dataclass(frozen=True, slots=True)
+class Seek:
+    """Find out whether another agent of this machine has ended together with its worker process."""
+
+    agent: str
+
+
+Command = Start | Assign | Kill | Interrupt | Renew | Seek
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +211,8 @@ class Reply:
     """Whether the agent has stopped, and runs no more tasks."""
     memory: int = 0
     """Bytes of memory that the process of the running task uses."""
+    ended_agents: Mapping[str, int] = field(default_factory=dict)
+    """Those of the agents that it was to seek that have ended -> bytes of memory that their worker process used."""
 
 
 class Agent:
@@ -226,10 +240,15 @@ class Agent:
         self._calls = 0  # waiting calls give way to later ones
         self._heard = time.monotonic()
         self._answered = {-1: self._heard}  # call -> when it was answered
-        self._guard = Guard(self._folder.name)
+        self._identity = uuid.uuid4().hex
+        self._notes = Path(Session().cache) / "ended"
+        self._guard = Guard(self._folder.name, str(self._notes / self._identity))
+        self._sought: set[str] = set()
+        self._found: dict[str, int] = {}
+        self._told = 0  # how many of them the driver knows
         self._log: str = ""
         self._sent_log = ""
-        self._memory = 0
+        self._memory = self._sent_memory = 0
         self._stopped = False
         self._woken, self._wake = os.pipe()
         os.set_blocking(self._wake, False)
@@ -240,7 +259,7 @@ class Agent:
         """Return the description of this machine."""
         with self._changed:
             self._answered[-1] = time.monotonic()
-        return node_info()
+        return replace(node_info(), agent=self._identity)
 
     def equip(self, manifest: Manifest) -> Equipment:
         """Use a parcel for the tasks, if this machine has it and lacks nothing, and return what it has."""
@@ -279,20 +298,30 @@ class Agent:
                 self._events.popleft()
             if number >= self._next:
                 self._next = number + 1
-                self._commands.extend(commands)
+                self._commands.extend(one for one in commands if not isinstance(one, Seek))
+                self._sought.update(one.agent for one in commands if isinstance(one, Seek))
             self._calls += 1
             this = self._calls
             self._changed.notify_all()
             if commands:
                 self._wake_up()
             self._changed.wait_for(
-                lambda: bool(self._events) or self._stopped or self._calls != this, timeout=deadline - time.monotonic()
+                lambda: bool(self._events) or self._stopped or self._calls != this or self._has_news(),
+                timeout=deadline - time.monotonic(),
             )
             events = tuple(self._events)
             text = None if self._log == self._sent_log else self._log
             self._sent_log = self._log
             self._answered.setdefault(number, time.monotonic())
-            return Reply(events, text, self._stopped, self._memory)
+            self._sent_memory, self._told = self._memory, len(self._found)
+            return Reply(events, text, self._stopped, self._memory, dict(self._found))
+
+    def _has_news(self) -> bool:
+        """Return whether the driver must know at once that other agents have ended, or that this task needs more memory.
+
+        An engine that is short of memory may end other agents in its place, whose tasks are not to blame.
+        """
+        return len(self._found) > self._told or self._memory > 1.25 * self._sent_memory + _MUCH_MEMORY
 
     @property
     def pid(self) -> int:
@@ -350,6 +379,8 @@ class Agent:
                 self._here(self._setup.session), self._setup.job, modules=modules
             )  # fmt: skip
         if process is not None:
+            if commands:
+                self._guard.allow(until, STARTING)
             for command in commands:
                 self._follow(process, command)
             self._guard.allow(until, process.pid)
@@ -358,6 +389,18 @@ class Agent:
             self._log = process.log()
             self._memory = resident(process.pid)
             self._report(process)
+        if self._sought or self._memory:
+            self._look()
+
+    def _look(self) -> None:
+        """Look for notes about other agents, and let a waiting call tell the driver what is new."""
+        for agent in list(self._sought):
+            with contextlib.suppress(OSError, ValueError):  # not there yet
+                self._found[agent] = int((self._notes / agent).read_text(encoding="ascii"))
+                self._sought.discard(agent)
+        with self._changed:
+            if self._has_news():
+                self._changed.notify_all()
 
     def _follow(self, process: WorkerProcess, command: Command) -> None:
         match command:
@@ -402,20 +445,6 @@ class Agent:
         with self._changed:
             self._events.append(event)
             self._changed.notify_all()
-
-
-def resident(pid: int) -> int:
-    """Return how many bytes of memory a process uses that it does not share; 0 if that is not known.
-
-    Examples
-    --------
-    >>> resident(0)
-    0
-    """
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        _, pages, shared, *_ = Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()
-        return (int(pages) - int(shared)) * os.sysconf("SC_PAGE_SIZE")
-    return 0
 
 
 @contextlib.contextmanager

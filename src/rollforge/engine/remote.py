@@ -28,6 +28,7 @@ from rollforge.engine.agent import (
     NodeInfo,
     Renew,
     Reply,
+    Seek,
     Start,
     lost,
     node_info,
@@ -153,6 +154,8 @@ class Shared:
     lock: threading.Lock = field(default_factory=threading.Lock)
     refused: dict[str, dict[str, str]] = field(default_factory=dict)
     """Tasks that machines could not run: id of the task -> machine -> what it lacks."""
+    ended: dict[str, int] = field(default_factory=dict)
+    """Lost agents that have ended together with their worker process -> bytes of memory that the latter used."""
     started: bool = False
     """Whether agents start their worker processes before they are given a task."""
 
@@ -204,7 +207,10 @@ class RemoteRunner:
         self._called = time.monotonic()
         self._heard = time.monotonic()
         self._out_of_memory = False
-        self._blameless = False
+        self._rivals: list[RemoteRunner] | None = None
+        """Agents with tasks on the same machine when the engine chose to end this one."""
+        self._witness: RemoteRunner | None = None
+        self._sought: set[str] = set()
         self.memory = 0
         """Bytes of memory that its task uses, as of the agent's last answer."""
         self._equipped = False
@@ -316,15 +322,49 @@ class RemoteRunner:
                     return event.outcome
             if task is None or not self.gone or self._writing:
                 return None
-            if self._blameless:
-                return Stopped()
-            if self._out_of_memory:
-                self._ready = True  # the attempt counts
-                return Failed(self.gone, self.gone, Cause.OUT_OF_MEMORY)
-            if time.monotonic() < self._ended_by:
+            late = time.monotonic() >= self._ended_by
+            if self._rivals is not None:
+                if not late and not all(runner.has_ended for runner in (self, *self._rivals) if runner.gone):
+                    return None
+                if any(rival.used > self.used for rival in self._rivals):
+                    return Stopped()  # ended in its place: a task would otherwise fail because of others
+            elif not (late or self._out_of_memory or self.has_ended):
                 return None
-            self._ready = True
+            self._ready = True  # the attempt counts
+            if self._out_of_memory:
+                return Failed(self.gone, self.gone, Cause.OUT_OF_MEMORY)
             return lost(task, self.host, self.gone)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it is known of a lost agent that it has ended together with its worker process."""
+        return self.node is not None and self.node.agent in self._shared.ended
+
+    @property
+    def used(self) -> int:
+        """Bytes of memory that its task uses, or used when the agent ended."""
+        return max(self.memory, 0 if self.node is None else self._shared.ended.get(self.node.agent, 0))
+
+    def _seek(self) -> None:
+        """Ask another agent of the machine whether this one, which is lost, has ended together with its worker process."""
+        if (
+            self.task is None
+            or self.node is None
+            or self.has_ended
+            or (self._witness is not None and not self._witness.gone)
+        ):
+            return
+        others = (
+            r for r in list(self._shared.runners.values()) if r is not self and not r.gone and r.place == self.place
+        )
+        self._witness = next(others, None)
+        if self._witness is not None:
+            self._witness.seek(self.node.agent)
+
+    def seek(self, agent: str) -> None:
+        """Let this agent find out whether another one of its machine has ended."""
+        self._sought.add(agent)
+        self._call([Seek(agent)], self._silence / BEATS)
 
     @property
     def _ended_by(self) -> float:
@@ -334,6 +374,8 @@ class RemoteRunner:
     def beat(self) -> None:
         """Call the agent if it has not been called for a while, and consider it lost if it does not answer."""
         self.equip()
+        if self.gone:
+            self._seek()
         with self._lock:
             now = time.monotonic()
             if self.node is None or self.gone:
@@ -379,7 +421,8 @@ class RemoteRunner:
         try:
             reply = future.result()
         except AgentLost as exc:
-            self._blameless = exc.chosen and self._others_use_more()
+            if exc.chosen:
+                self._rivals = self._neighbours()
             self._lose(str(exc), out_of_memory=exc.out_of_memory)
             return
         except BaseException as exc:  # noqa: BLE001 - whatever the engine raises
@@ -408,10 +451,13 @@ class RemoteRunner:
                 self._log = reply.log
             if reply.ended:
                 self._lose("it has stopped")
-            waiting = self.task is not None and not self._in_flight and not self.gone
-        if reply.events:
+            news = reply.ended_agents.keys() - self._shared.ended.keys()
+            self._shared.ended.update(reply.ended_agents)
+            self._sought -= reply.ended_agents.keys()
+            waiting = (self.task is not None or bool(self._sought)) and not self._in_flight and not self.gone
+        if reply.events or news:
             self._shared.bell.ring()
-        elif waiting:
+        if waiting and not reply.events:
             self._call([], self._silence / BEATS)
 
     def _delivered(self, event: Ended) -> Ended:
@@ -431,13 +477,10 @@ class RemoteRunner:
             return replace(event, runs=None)
         return replace(event, outcome=self._shared.deliveries.deliver(event.runs, event.outcome, task), runs=None)
 
-    def _others_use_more(self) -> bool:
-        """Return whether another task on its machine uses more memory: this one was ended in its place.
-
-        Then the attempt does not count, as a task could otherwise fail because of others.
-        """
+    def _neighbours(self) -> list[RemoteRunner]:
+        """Return the other agents of its machine that have tasks."""
         others = (r for r in list(self._shared.runners.values()) if r is not self and r.place == self.place)
-        return any(other.task is not None and other.memory > self.memory for other in others)
+        return [other for other in others if other.task is not None]
 
     def _why_lost(self, *, wait: bool = False) -> AgentLost | None:
         return None if self._shared.losses is None else self._shared.losses.why_lost(self.name, wait)
@@ -553,7 +596,7 @@ class RemoteRunner:
             task = self.task
         if task is not None and not out_of_memory:
             log.warning(
-                "agent %s on %s was lost (%s); its task is free again in %.0f s", self.name, self.host, self.gone,
+                "agent %s on %s was lost (%s); its task is free again in at most %.0f s", self.name, self.host, self.gone,
                 max(0.0, self._ended_by - time.monotonic()),
             )  # fmt: skip
         else:
