@@ -90,8 +90,8 @@ slow: $(VENV)/dev ## Run the slow tests: complete jobs, killed processes and ser
 	$(BIN)/python -m pytest $(PARALLEL) -m slow
 
 lint: $(VENV)/dev ## Check format, style, types and changelog fragments
-	$(BIN)/ruff format --check src tests benchmarks
-	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff format --check src tests benchmarks docs/gallery
+	$(BIN)/ruff check src tests benchmarks docs/gallery
 	$(BIN)/mypy
 	$(BIN)/towncrier build --draft --version next >/dev/null
 
@@ -112,7 +112,7 @@ tables: $(VENV)/dev ## Generate files from the code: the public names of models,
 	$(BIN)/python tests/tables.py
 
 # The code of the pages runs in the tests; 'make site' builds the pages without it.
-EXAMPLES := tests/test_documents.py tests/test_extending.py tests/test_site.py tests/cli/test_online_page.py
+EXAMPLES := tests/test_documents.py tests/test_extending.py tests/test_gallery.py tests/test_site.py tests/cli/test_online_page.py
 docs: $(VENV)/dev ## Run the code of all pages, and build the documentation in site/
 	$(BIN)/python -m pytest $(PARALLEL) -q $(EXAMPLES)
 	@$(MAKE) --no-print-directory site

@@ -6,6 +6,7 @@ the API reference, figures, scripts and style sheets too.
 
 from __future__ import annotations
 
+import html
 import re
 import sys
 from collections.abc import Iterator
@@ -13,6 +14,11 @@ from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import site_messages
+from site_messages import messages
 
 _LOADED = {"link": "href", "script": "src", "img": "src", "iframe": "src", "source": "src", "video": "src", "audio": "src",
            "embed": "src", "object": "data", "use": "href", "image": "href"}  # fmt: skip
@@ -79,6 +85,13 @@ def problems(site: Path) -> list[str]:
     return found
 
 
+def not_searchable(site: Path) -> list[str]:
+    """Return the messages of errors that the search of the site does not find."""
+    index = " ".join(html.unescape((site / "search.json").read_text(encoding="utf-8")).replace('\\"', '"').split())
+    fragments = {message.text: max(message.text.split(site_messages.GAP), key=len) for message in messages()}
+    return [f"the search does not find: {text}" for text, part in fragments.items() if part.strip() not in index]
+
+
 def _text_problems(page: Page) -> Iterator[str]:
     """Yield Markdown and Sphinx's roles that were not understood."""
     for mark in ("```", "](", ":class:`", ":func:`", ":meth:`"):
@@ -126,6 +139,7 @@ def _target(site: Path, page: Path, address: str) -> Path | None:
 
 
 if __name__ == "__main__":
-    wrong = problems(Path(sys.argv[1]).resolve())
+    built = Path(sys.argv[1]).resolve()
+    wrong = problems(built) + not_searchable(built)
     print("\n".join(wrong) or "All links and anchors of the site exist, and it loads nothing from other hosts.")
     sys.exit(bool(wrong))

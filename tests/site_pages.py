@@ -1,8 +1,9 @@
 """The pages of the documentation site (``make docs``), and the pages of ``docs/api`` (``make tables``).
 
 The site has the pages of the repository in the same folders, so that a relative link works there and on GitHub. Only
-these differ: the pages of ``docs/api``, which are tables of names on GitHub, have the signatures and docstrings too; and
-a fenced block has the language only, because Python-Markdown knows no other words after it.
+these differ: the pages of ``docs/api``, which are tables of names on GitHub, have the signatures and docstrings too;
+``docs/messages.md`` has every message of an error; and a fenced block has the language only, because Python-Markdown knows
+no other words after it.
 
 ``tests/test_documents.py`` fails if a page of ``docs/api`` is out of date, and ``tests/test_site.py`` if a name is missing.
 """
@@ -17,6 +18,10 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import site_messages
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "rollforge"
@@ -205,6 +210,8 @@ def stage(folder: Path) -> None:
                     shutil.copyfile(file, target)
     for file, text in api_pages(site=True):
         (folder / file.relative_to(ROOT)).write_text(text, encoding="utf-8")
+    every_message = folder / "docs" / "messages.md"
+    every_message.write_text(site_messages.page(every_message.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -117,6 +117,13 @@ def test_the_pages_of_public_names_are_current() -> None:
     assert {file.name: text_of(file) for file in (ROOT / "docs" / "api").glob("*")} == expected
 
 
+def test_every_page_is_in_the_menu_of_the_site() -> None:
+    """A new page gets a line in ``nav`` of ``zensical.toml``."""
+    menu = text_of(ROOT / "zensical.toml")
+    pages = [str(page.relative_to(ROOT)) for page in PAGES if not page.name[0].isdigit()]
+    assert [page for page in pages if f'"{page}"' not in menu] == []
+
+
 def test_the_page_of_the_workflow_file_has_every_key() -> None:
     """The sections of a file, and the keys of ``rollforge``, ``task`` and ``rolling``."""
     page = text_of(ROOT / "docs" / "workflow.md")
@@ -183,9 +190,11 @@ def python_blocks() -> Iterator[Any]:
     for page in GUIDES:
         if page.name in ("extending.md", "online.md"):
             continue  # tests/test_extending.py and tests/cli/test_online_page.py run their blocks
+        if page.parent.name == "zh":
+            continue  # the code is that of the original
         blocks = re.findall(r"```python\n(.*?)```", text_of(page), re.DOTALL)
         if blocks:
-            slow = [pytest.mark.slow] if page.name == "README.md" else []
+            slow = [pytest.mark.slow] if page.name in ("README.md", "start.md") else []
             yield pytest.param(page, blocks, id=page.name, marks=slow)
 
 
@@ -297,6 +306,24 @@ def test_the_table_of_exit_codes_is_correct() -> None:
 
 
 # -- workflow files ----------------------------------------------------------------------------------------------------
+
+
+def _skeleton(page: Path) -> tuple[list[str], set[str], int]:
+    """Return the code of a page without its comments, the pages that it links to, and the number of its headings."""
+    text = text_of(page)
+    lines = "".join(re.findall(r"^```\w+\n(.*?)```", text, re.DOTALL | re.MULTILINE)).splitlines()
+    outside = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    lines += re.findall(r"^    (\S.*)$", outside, re.MULTILINE)
+    links = {re.sub(r"^(\.\./|zh/)", "", link) for link in re.findall(r"\]\(([^)]+)\)", text)}
+    # A drawing of arrows has words of the language.
+    code = [re.sub(r" +# .*", "", line) for line in lines if "-->" not in line]
+    return code, links, len(re.findall(r"^##? ", text, re.MULTILINE))
+
+
+@pytest.mark.parametrize("page", sorted(ROOT.glob("docs/zh/*.md")), ids=lambda p: p.name)
+def test_a_translation_has_the_code_and_the_links_of_its_original(page: Path) -> None:
+    """The commands and the code are equal, there are as many headings, and links lead to the same pages."""
+    assert _skeleton(page) == _skeleton(page.parents[1] / page.name)
 
 
 def sections() -> Iterator[Any]:

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import ast
+import html
 import importlib
 import re
 import sys
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import rollforge
+from rollforge.data import open_provider
+from rollforge.task import Cause
+
 sys.path.insert(0, str(Path(__file__).parent))
 
 import site_check
+import site_messages
 import site_pages
 
 ROOT = Path(__file__).parents[1]
@@ -82,6 +90,72 @@ def test_a_fence_with_words_after_the_language_is_one_that_the_site_reads(pages:
     assert site_pages.for_site("```text label\nx\n```\n") == "```text\nx\n```\n"
     assert not re.findall(r"^```\w+ .+$", (pages / "docs" / "windows.md").read_text("utf-8"), re.MULTILINE)
 
+
+# -- messages ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def every_message(pages: Path) -> str:
+    """Return the text of the page of messages as the site shows it."""
+    text = (pages / "docs" / "messages.md").read_text(encoding="utf-8")
+    return html.unescape(re.sub(r"\\([\\`*_\[\]#|])", r"\1", text))
+
+
+def test_every_message_of_an_error_is_on_its_page(every_message: str) -> None:
+    """For each ``raise`` of an error with a message in the source, the longest part without values is on the page."""
+    classes = site_messages.error_classes()
+    missing, found = [], 0
+    for file in (ROOT / "src" / "rollforge").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if not (isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call) and node.exc.args):
+                continue
+            given = node.exc.args[0]
+            if ast.unparse(node.exc.func).rpartition(".")[2] in classes and "testing" not in file.parts:
+                parts = given.values if isinstance(given, ast.JoinedStr) else [given]
+                texts = [one.value for one in parts if isinstance(one, ast.Constant) and isinstance(one.value, str)]
+                longest = " ".join(max(texts, key=len, default="").split())
+                found += bool(longest)
+                if longest not in every_message:
+                    missing.append((file.name, node.lineno, longest))
+    assert found > 900
+    assert missing == []
+
+
+def test_the_messages_of_real_errors_are_found(tmp_path: Path) -> None:
+    """A message that a user sees matches one of the page, with values in place of the gaps."""
+    (tmp_path / "a.yaml").write_text(
+        "rollforge: {data: x}\ntask: {model: m, dataset: d}\nroling: {step: 1}\nrun: {at: x}\n"
+    )
+    tries: list[Callable[[], object]] = [
+        lambda: rollforge.load_workflow(tmp_path / "a.yaml"),
+        lambda: rollforge.load_workflow(tmp_path / "b.yaml"),
+        lambda: open_provider(str(tmp_path)),
+        lambda: rollforge.TaskManager("p", store="memory://site").create_task([{"model": object()}]),
+        lambda: rollforge.LinearModel(estimator="rigde"),
+    ]
+    patterns = [re.escape(one.text).replace("…", ".*") for one in site_messages.messages()]
+    for attempt in tries:
+        with pytest.raises(rollforge.RollforgeError) as raised:
+            attempt()
+        text = " ".join(str(raised.value).split())
+        assert any(re.search(pattern, text) for pattern in patterns), text
+
+
+def test_troubleshooting_quotes_messages_that_exist() -> None:
+    """Each message of the page is one of the package, or a part of one, and each cause is one of a task's."""
+    page = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(.+?)` \| (.+?) \| (.+?) \|$", page, re.MULTILINE)
+    known = [one.text for one in site_messages.messages()]
+    causes = {str(cause) for cause in Cause}
+    quoted = [message for message, _, _ in rows if message not in causes]
+    assert len(quoted) > 40
+    assert len(rows) - len(quoted) > 5
+    for message in quoted:
+        pattern = ".*".join(re.escape(part) for part in message.removeprefix("…").removesuffix("…").split("…"))
+        assert any(re.search(pattern, text) for text in known), message
+
+
+# -- what was built ----------------------------------------------------------------------------------------------------
 
 POLICY = '<meta http-equiv="Content-Security-Policy" content="default-src \'self\'">'
 
