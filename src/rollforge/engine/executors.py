@@ -289,7 +289,7 @@ class Slurm(EngineExecutor):
         """Return which jobs are submitted."""
         from rollforge.engine.slurm import check_options, job_shape
 
-        if is_installed("dask_jobqueue"):
+        if self.options and is_installed("dask_jobqueue"):
             check_options(self.options)
         shape = job_shape(self.resources.limited(tasks), self.options)
         size = Resources(cpus=shape.cpus, memory=shape.memory, gpus=shape.gpus)
