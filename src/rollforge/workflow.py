@@ -79,7 +79,9 @@ class _QlibInit(BaseModel):
     """Qlib's options, which :mod:`rollforge.qlib_options` describes."""
 
     model_config = ConfigDict(extra="allow")
-    provider_uri: str | dict[str, str] = "~/.qlib/qlib_data/cn_data"  # Qlib's default
+    provider_uri: str | Annotated[dict[str, str], Field(json_schema_extra={"minProperties": 1})] = (
+        "~/.qlib/qlib_data/cn_data"  # Qlib's default
+    )
     """The data folder, or one per frequency."""
     region: Literal["cn", "us", "tw"] = "cn"
     """Trading rules of the backtest."""
