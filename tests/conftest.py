@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 from hypothesis import HealthCheck, settings
 
-from rollforge import trust
+from rollforge import confidential, trust
 from rollforge.market.folder_writer import write_folder
 from rollforge.session import current_session
 from rollforge.testing.mongo import MongoServer, real_mongodb
@@ -129,11 +129,13 @@ def _own_logging() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _own_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Give each test its own home and panel cache; compiled kernels are shared."""
+    """Give each test its own home, panel cache and secrets; compiled kernels are shared."""
     monkeypatch.setenv("ROLLFORGE_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("ROLLFORGE_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("ROLLFORGE_DATA", raising=False)
     monkeypatch.setattr("rollforge.session._default", None)
+    # The secrets of one test would be masked in the texts of the following ones.
+    monkeypatch.setattr(confidential, "_known", set(confidential._known))
     trust._own_tasks.clear()
     trust._remembered.clear()
 
