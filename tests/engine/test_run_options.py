@@ -221,8 +221,8 @@ def test_a_plan_without_an_engine_says_what_this_machine_lacks(write: Callable[.
         "runs    1 task at a time on this machine, each with 4,000 cores, 2 GiB of memory and 1000 GPUs"
         in result.stdout
     )
-    assert "each task needs 4,000 cores and 2 GiB of memory, but this machine has " in result.output
-    assert "Each task needs 1000 GPUs, but this machine has" in result.output
+    assert "each task needs 4,000 cores and 2 GiB of memory, but this machine has " in result.stderr
+    assert "Each task needs 1000 GPUs, but this machine has" in result.stderr
     assert "runs" not in call("plan", write()).stdout
 
 
