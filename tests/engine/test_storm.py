@@ -24,16 +24,16 @@ def test_every_task_has_one_result_after_a_storm_on_a_cluster(engine: str, libra
         "--engine",
         engine,
         "--tasks",
-        "40",
+        "120",
         "--machines",
         "3",
         "--pause",
-        "2",
+        "1",
         "--limit",
         "400",
     ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
-    assert found["states"] == {"done": 40}
+    assert found["states"] == {"done": 120}
     assert sum(found["killed"].values()) >= 3
