@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,19 @@ class Cluster:
     def sent(self, kind: str) -> list[Path]:
         """Return the folders of a kind that the machine was sent: panels, extracts or modules."""
         return sorted((self.cache / kind).glob("[!.]*"))
+
+
+@pytest.fixture(scope="package", autouse=True)
+def ray_folder() -> Iterator[None]:
+    """Give the clusters of this process a folder of their own. Ray joins the last cluster that was started in its folder,
+    so that a test would use, or fail because of, the cluster of another process.
+    """
+    with (
+        tempfile.TemporaryDirectory(prefix="r", ignore_cleanup_errors=True) as folder,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setenv("RAY_TMPDIR", folder)
+        yield
 
 
 @pytest.fixture(scope="package")

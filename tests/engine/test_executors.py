@@ -59,7 +59,9 @@ class TestDask(ClusterSuite):
 def ray_cluster() -> Iterator[None]:
     import ray
 
-    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, configure_logging=False)
+    ray.init(
+        address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, configure_logging=False,
+    )  # fmt: skip
     yield
     ray.shutdown()
 
