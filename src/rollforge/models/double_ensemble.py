@@ -22,6 +22,7 @@ from rollforge.features.dataset import DatasetH
 from rollforge.models.base import Reweighter
 from rollforge.models.boosting import Boosting, Curves
 from rollforge.models.lightgbm import Booster, import_lightgbm, reported_error, unknown_parameters
+from rollforge.models.lightgbm_data import dataset_class
 from rollforge.models.parameters import check_values
 from rollforge.models.samples import Samples, prediction_features, training_samples
 from rollforge.session import current_session
@@ -199,10 +200,11 @@ class DEnsembleModel(Boosting):
         lightgbm = import_lightgbm(type(self).__name__)
         params, threads = self._parameters_and_threads()
         results: Curves = {}
-        sets, names = [lightgbm.Dataset(x, label=label, weight=weight)], ["train"]
+        data = dataset_class(lightgbm)
+        sets, names = [data(x, label=label, weight=weight)], ["train"]
         if valid is not None:
             values = valid.features.to_numpy()[:, chosen]
-            sets.append(lightgbm.Dataset(values, label=valid.label, weight=valid.weight, reference=sets[0]))
+            sets.append(data(values, label=valid.label, weight=valid.weight, reference=sets[0]))
             names.append("valid")
         callbacks = [lightgbm.record_evaluation(results)]
         if self.early_stopping_rounds and valid is not None:

@@ -19,6 +19,7 @@ from rollforge.errors import ConfigError, MissingDependency, ModelError, nearest
 from rollforge.features.dataset import DatasetH
 from rollforge.models.base import ModelFT, Reweighter
 from rollforge.models.boosting import Boosting, Curves
+from rollforge.models.lightgbm_data import dataset_class
 from rollforge.models.parameters import check_values, library_error
 from rollforge.models.samples import Samples, prediction_features, training_samples
 from rollforge.session import current_session
@@ -159,7 +160,7 @@ class LGBModel(Boosting, ModelFT):
         samples = training_samples(dataset, segment, model=type(self).__name__, reweighter=reweighter)
         if segment == "train":
             self.feature_names = list(map(str, samples.features.columns))
-        return _library().Dataset(
+        return dataset_class(_library())(
             samples.features.to_numpy(), label=self._target(samples), weight=samples.weight, reference=reference
         )
 
