@@ -197,3 +197,33 @@ def test_definitions_differ_in_values_that_are_listed() -> None:
         "record": "[]",
     }
     assert definition_differences({"a": task, "b": task}).empty
+
+
+def test_each_window_has_the_interval_of_its_own_days() -> None:
+    """The interval of a window is that of the IC of its test days; a window that failed, has too few days, or logged
+    another IC has none."""
+    ics = (1.0, 0.5, -0.5, 0.5, 1.0, -1.0, 0.5, 0.5, 1.0)
+    starts = (0, 4, 8)
+
+    def task(i: int, metrics: dict[str, float], state: str = "done") -> TaskRow:
+        dates = days(len(ics))[starts[i] : (*starts, len(ics))[i + 1]]
+        span = SegmentSpan(dates[0].to_datetime64(), dates[-1].to_datetime64(), len(dates))
+        return TaskRow(Window(i, {"test": span}), state, metrics)
+
+    def found(*tasks: TaskRow) -> Summary:
+        return summarise(ReportInputs("mine", tasks, scores(*ics), labels(len(ics)), label_text="gain", label_days=1))
+
+    summary = found(task(0, {}), task(1, {}), task(2, {}))
+    first, second, third = (t.metrics for t in summary.tasks)
+    for metrics, values in ((first, ics[:4]), (second, ics[4:8])):
+        low, high = bootstrap_interval(pd.Series(values), 1)
+        assert (metrics["IC"], metrics["IC low"], metrics["IC high"]) == pytest.approx((np.mean(values), low, high))
+    assert "IC low" not in third
+    drawn = figures(summary).figures["window_ic"]["data"][0]
+    assert drawn["y"] == pytest.approx([0.375, 0.25])
+    assert drawn["error_y"]["array"] == pytest.approx([first["IC high"] - 0.375, second["IC high"] - 0.25], abs=1e-5)
+    section = render(summary).split('id="windows"')[1].split("</section>")[0]
+    assert f"{first['IC low']:.4f} to {first['IC high']:.4f}".replace("-", "−") in section
+    other = found(task(0, {"IC": 0.3}), task(1, {}, "failed"), task(2, {}))
+    assert not any("IC low" in t.metrics for t in other.tasks)
+    assert "window_ic" not in figures(other).figures

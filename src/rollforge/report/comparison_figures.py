@@ -9,7 +9,7 @@ import pandas as pd
 
 from rollforge.record.performance import cumulative_returns
 from rollforge.report.compare import Compared, Comparison
-from rollforge.report.drawing import LEGEND, Figure, floats, line
+from rollforge.report.drawing import LEGEND, Figure, floats, line, plain_name
 
 __all__ = ["MAX_ROWS", "cumulative_ic", "days_of", "differences", "equity"]
 
@@ -58,15 +58,17 @@ def _curves(
     data = []
     for i, name in enumerate(others):
         colour, dash = ("@bar", "solid") if many else _STYLES[i]
-        hover = f"{_plain(name)}: {form}<extra></extra>"
+        hover = f"{plain_name(name)}: {form}<extra></extra>"
         data.append(
-            line(x, curves[name].reindex(days), _plain(name), colour, dash=dash, width=1.2 if many else 1.6,
+            line(x, curves[name].reindex(days), plain_name(name), colour, dash=dash, width=1.2 if many else 1.6,
                  hovertemplate=hover, showlegend=not many)
         )  # fmt: skip
     if first in curves:
-        hover = f"{_plain(first)}: {form}<extra></extra>"
+        hover = f"{plain_name(first)}: {form}<extra></extra>"
         data.append(
-            line(x, curves[first].reindex(days), _plain(first), "@blue", width=2.6, hovertemplate=hover, legendrank=1)
+            line(
+                x, curves[first].reindex(days), plain_name(first), "@blue", width=2.6, hovertemplate=hover, legendrank=1
+            )
         )
     layout = {
         "height": 340,
@@ -98,7 +100,7 @@ def differences(comparison: Comparison, figure: str = "IC") -> Figure:
     form = ".4f" if figure.endswith("IC") else ".1%"
     data = [
         {
-            "type": "scatter", "mode": "markers", "x": floats(middle), "y": [_plain(str(name)) for name in rows.index],
+            "type": "scatter", "mode": "markers", "x": floats(middle), "y": [plain_name(str(name)) for name in rows.index],
             "name": f"difference of the {figure}", "showlegend": False, "marker": {"color": "@blue", "size": 9},
             "error_x": {"type": "data", "symmetric": False, **ends, "color": "@blue", "thickness": 1.6, "width": 5},
             "hovertemplate": f"%{{y}}: %{{x:{form}}}<extra></extra>",
@@ -109,7 +111,7 @@ def differences(comparison: Comparison, figure: str = "IC") -> Figure:
         "hovermode": "closest",
         "margin": {"t": 12},
         "xaxis": {
-            "title": {"text": f"{figure} minus that of {_plain(comparison.results[0].name)}"},
+            "title": {"text": f"{figure} minus that of {plain_name(comparison.results[0].name)}"},
             "tickformat": "" if figure.endswith("IC") else ".1%",
             "zeroline": True,
             "rangemode": "tozero",
@@ -117,9 +119,3 @@ def differences(comparison: Comparison, figure: str = "IC") -> Figure:
         "yaxis": {"type": "category", "autorange": "reversed"},
     }
     return {"data": data, "layout": layout}
-
-
-def _plain(name: str) -> str:
-    """Return a name without the characters that Plotly would read as a colour, a list of days, markup or a template."""
-    text = name.replace("&", "&amp;").replace("<", "&lt;").replace("%{", "%\u200b{")
-    return f"\u200b{text}" if text[:1] in ("@", "#") else text

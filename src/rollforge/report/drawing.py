@@ -13,7 +13,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-__all__ = ["LEGEND", "Figure", "day_texts", "end_labels", "floats", "line", "rolling_days", "stacked", "with_gaps"]
+__all__ = [
+    "LEGEND",
+    "Figure",
+    "day_texts",
+    "end_labels",
+    "floats",
+    "line",
+    "plain_name",
+    "rolling_days",
+    "stacked",
+    "with_gaps",
+]
 
 Figure = dict[str, Any]
 
@@ -133,3 +144,9 @@ def _moved(item: Figure, names: Mapping[str, str], span: tuple[float, float]) ->
     if item.get("yref") != "paper":
         return {**moved, "yref": names[item.get("yref", "y")]}
     return {**moved, **{key: _within(span, item[key]) for key in ("y", "y0", "y1") if key in item}}
+
+
+def plain_name(name: str) -> str:
+    """Return a name without the characters that Plotly would read as a colour, a list of days, markup or a template."""
+    text = name.replace("&", "&amp;").replace("<", "&lt;").replace("%{", "%\u200b{")
+    return f"\u200b{text}" if text[:1] in ("@", "#") else text

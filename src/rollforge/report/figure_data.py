@@ -44,10 +44,12 @@ def _rows(figure: Figure, trace: Figure, series: Mapping[str, Sequence[str]]) ->
     across = series[x[1:]] if isinstance(x, str) else x
     axis = figure["layout"].get(trace.get("yaxis", "y").replace("y", "yaxis", 1), {}).get("title", {}).get("text", "")
     head = [_plain(axis), _plain(trace.get("name", "")), _plain(trace.get("view", ""))]
-    ends = trace.get("error_x", {})
+    error = next((name for name in ("error_x", "error_y") if name in trace), None)
+    ends = trace[error] if error else {}
     for i, (a, b) in enumerate(zip(across, trace["y"], strict=True)):
-        low, high = (ends.get(k, [None] * (i + 1))[i] for k in ("arrayminus", "array"))
-        low, high = (None if end is None else round(a + sign * end, 5) for sign, end in ((-1, low), (1, high)))
+        middle = a if error == "error_x" else b
+        low, high = (ends[k][i] if ends else None for k in ("arrayminus", "array"))
+        low, high = (None if end is None else round(middle + sign * end, 5) for sign, end in ((-1, low), (1, high)))
         yield [*head, *(_number(v) for v in (a, b, low, high))]
 
 

@@ -53,14 +53,9 @@ def figures(summary: Summary) -> Plots:
     plots: dict[str, Figure] = {}
     series: dict[str, Sequence[str]] = {}
     unit = summary.headline.period
-    if summary.has_quality and summary.ic is not None and summary.rank_ic is not None:
-        days = with_gaps(summary.ic.index)
-        series["ic"] = day_texts(days)
-        plots["daily"] = signal_figures.daily_ic(
-            summary.ic, summary.rank_ic, days, "#ic", boundaries(summary.tasks), unit=unit
-        )
-        plots["cumulative"] = signal_figures.cumulative_ic(summary.ic, summary.rank_ic, days, "#ic")
-        plots["histogram"] = signal_figures.histogram(summary.ic, summary.rank_ic, unit)
+    if (windows := signal_figures.window_ic(summary.tasks)) is not None:
+        plots["window_ic"] = windows
+    _signal(summary, plots, series)
     if summary.comparison is not None:
         _compare(summary.comparison, plots, series)
     if summary.quantiles is not None:
@@ -93,6 +88,18 @@ def comparison_plots(comparison: Comparison) -> Plots:
     series: dict[str, Sequence[str]] = {}
     _compare(comparison, plots, series)
     return Plots({name: _rounded(figure) for name, figure in plots.items()}, series)
+
+
+def _signal(summary: Summary, plots: dict[str, Figure], series: dict[str, Sequence[str]]) -> None:
+    """Add the plots of the daily IC."""
+    if summary.has_quality and summary.ic is not None and summary.rank_ic is not None:
+        days = with_gaps(summary.ic.index)
+        series["ic"] = day_texts(days)
+        plots["daily"] = signal_figures.daily_ic(
+            summary.ic, summary.rank_ic, days, "#ic", boundaries(summary.tasks), unit=summary.headline.period
+        )
+        plots["cumulative"] = signal_figures.cumulative_ic(summary.ic, summary.rank_ic, days, "#ic")
+        plots["histogram"] = signal_figures.histogram(summary.ic, summary.rank_ic, summary.headline.period)
 
 
 def _backtest(

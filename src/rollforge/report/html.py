@@ -352,7 +352,7 @@ def _notes(title: str, notes: Sequence[str]) -> Markup:
 
 def _sections(summary: Summary, plots: Plots) -> Iterator[_Section]:
     if summary.tasks:
-        yield _windows(summary)
+        yield _windows(summary, plots)
         yield _checks(summary)
     if summary.comparison is not None:
         yield _models(summary, summary.comparison, plots)
@@ -374,11 +374,12 @@ def _sections(summary: Summary, plots: Plots) -> Iterator[_Section]:
         yield _Section("configuration", "Configuration", "The workflow that was run.", body)
 
 
-def _windows(summary: Summary) -> _Section:
+def _windows(summary: Summary, plots: Plots) -> _Section:
     folded = tag(
         "details", tag("summary", "Dates of every segment"), dates_table(summary.tasks, summary.headline.period)
     )
-    body = join(timeline(summary.tasks), windows_table(summary.tasks, summary.headline.period), folded)
+    drawn = plot_element(plots, "window_ic", "IC of each window, with its 95 % interval")
+    body = join(timeline(summary.tasks), drawn, windows_table(summary.tasks, summary.headline.period), folded)
     lead = (
         f"The {summary.headline.period}s on which each task was trained, validated and tested. Hover over a bar to see "
         f"its dates; click a column header to sort. IC and Rank IC are means over the {summary.headline.period}s of the test "

@@ -107,9 +107,10 @@ function csvOf(figure) {
   figure.data.filter(trace => trace.mode !== "text").forEach(trace => {
     const across = typeof trace.x === "string" ? PLOTS.series[trace.x.slice(1)] : trace.x;
     const axis = figure.layout[(trace.yaxis || "y").replace("y", "yaxis")]?.title?.text;
-    const ends = trace.error_x;
+    const ends = trace.error_x || trace.error_y;
     across.forEach((x, i) => {
-      const end = (values, sign) => values?.[i] == null ? "" : x + sign * values[i];
+      const middle = trace.error_x ? x : trace.y[i];
+      const end = (values, sign) => values?.[i] == null ? "" : middle + sign * values[i];
       rows.push([plain(axis), plain(trace.name), plain(trace.view), cell(x), cell(trace.y[i]),
         cell(end(ends?.arrayminus, -1)), cell(end(ends?.array, 1))]);
     });

@@ -8,11 +8,32 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from rollforge.report.drawing import LEGEND, Figure, day_texts, end_labels, floats, line, rolling_days, stacked
+from rollforge.report.drawing import (
+    LEGEND,
+    Figure,
+    day_texts,
+    end_labels,
+    floats,
+    line,
+    plain_name,
+    rolling_days,
+    stacked,
+)
+from rollforge.report.inputs import TaskRow
 
 __all__ = [
-    "autocorrelation", "cells", "cumulative_ic", "curves", "daily_ic", "groups", "histogram", "ic_decay", "paths", "quantiles",
+    "autocorrelation",
+    "cells",
+    "cumulative_ic",
+    "curves",
+    "daily_ic",
+    "groups",
+    "histogram",
+    "ic_decay",
+    "paths",
+    "quantiles",
     "turnover",
+    "window_ic",
 ]  # fmt: skip
 
 _COLOURS = ("@blue", "@orange", "@green", "@red", "@strong", "@soft")
@@ -358,6 +379,54 @@ def paths(returns: pd.DataFrame, x: str | list[str]) -> Figure:
         "hovermode": "closest",
         "xaxis": {"type": "date"},
         "yaxis": {"tickformat": ".0%"},
+        "legend": LEGEND,
+    }
+    return {"data": data, "layout": layout}
+
+
+_MODEL_COLOURS = ("@blue", "@orange", "@green", "@q1", "@q4", "@soft")
+
+
+def window_ic(tasks: Sequence[TaskRow]) -> Figure | None:
+    """Return the mean IC of each window with its 95 % interval, at the first day of its test segment.
+
+    Parameters
+    ----------
+    tasks : sequence of TaskRow
+        The tasks, with the metrics ``IC``, ``IC low`` and ``IC high``.
+
+    Returns
+    -------
+    Figure or None
+        None if fewer than two windows have an interval.
+    """
+    shown: dict[str, list[TaskRow]] = {}
+    for task in tasks:
+        if "IC low" in task.metrics:
+            shown.setdefault(task.model, []).append(task)
+    if sum(map(len, shown.values())) < 2:
+        return None
+    data: list[Figure] = []
+    for i, (model, own) in enumerate(shown.items()):
+        middle, low, high = (np.round([t.metrics[name] for t in own], 5) for name in ("IC", "IC low", "IC high"))
+        ends: Figure = {"array": floats(np.round(high - middle, 5)), "arrayminus": floats(np.round(middle - low, 5))}
+        colour = _MODEL_COLOURS[i % len(_MODEL_COLOURS)] if len(shown) <= len(_MODEL_COLOURS) else "@bar"
+        numbers = [f"window {t.window.index + 1}" for t in own]
+        data.append(
+            {
+                "type": "scatter", "mode": "markers", "x": [str(t.window.segments["test"].start) for t in own],
+                "y": floats(middle), "name": plain_name(model) or "IC", "text": numbers,
+                "marker": {"color": colour, "size": 6 if len(own) <= 60 else 4},
+                "error_y": {**ends, "type": "data", "symmetric": False, "color": colour, "thickness": 1, "width": 0},
+                "hovertemplate": "%{text}: IC %{y:.4f}<extra>%{fullData.name}</extra>",
+            }
+        )  # fmt: skip
+    layout = {
+        "height": 300,
+        "hovermode": "closest",
+        "showlegend": 1 < len(shown) <= len(_MODEL_COLOURS),
+        "xaxis": {"type": "date"},
+        "yaxis": {"title": {"text": "IC"}, "zeroline": True},
         "legend": LEGEND,
     }
     return {"data": data, "layout": layout}

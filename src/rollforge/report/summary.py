@@ -48,6 +48,7 @@ ENSEMBLE = "ensemble"
 """Name of the combination of several models in their comparison."""
 LAGS = (1, 2, 5, 10, 20)
 """Lags in days at which the persistence of a signal is shown."""
+_SAME_IC = 1e-4  # scores may be stored as 32-bit numbers
 METRICS = ("IC", "ICIR", "Rank IC", "Rank ICIR")
 """Metrics of a window that are shown, by the names that ``SigAnaRecord`` logs."""
 
@@ -225,7 +226,12 @@ def summarise(inputs: ReportInputs) -> Summary:
     portfolio = portfolio_returns(inputs.portfolio)
     return Summary(
         title=mask_secrets(inputs.title),
-        tasks=tasks_with_metrics(inputs.tasks, {name: (q.ic, q.rank_ic) for name, q in qualities.items()}),
+        tasks=tuple(
+            _with_interval(task, qualities[task.model], alone) if task.model in qualities else task
+            for task, alone in _alone(
+                tasks_with_metrics(inputs.tasks, {name: (q.ic, q.rank_ic) for name, q in qualities.items()})
+            )
+        ),
         headline=headline,
         ic=ic,
         rank_ic=rank_ic,
@@ -462,12 +468,10 @@ def tasks_with_metrics(tasks: Sequence[TaskRow], ics: Mapping[str, tuple[pd.Seri
     ics : mapping
         Name of each model -> its daily IC and Rank IC.
     """
-    starts = Counter((t.model, s.start) for t in tasks if (s := t.window.segments.get("test")) is not None)
     rows = []
-    for task in tasks:
+    for task, alone in _alone(tasks):
         test, metrics = task.window.segments.get("test"), task.metrics
         found = ics.get(task.model)
-        alone = test is not None and not test.intervals and starts[task.model, test.start] == 1
         if alone and test is not None and found is not None and task.status == "done" and "IC" not in metrics:
             ic, rank_ic = found
             metrics = {
@@ -477,6 +481,29 @@ def tasks_with_metrics(tasks: Sequence[TaskRow], ics: Mapping[str, tuple[pd.Seri
             }
         rows.append(replace(task, metrics=metrics, error=mask_secrets(task.error)))
     return tuple(rows)
+
+
+def _alone(tasks: Sequence[TaskRow]) -> list[tuple[TaskRow, bool]]:
+    """Return the tasks, each with whether its test segment is one interval that no other window of its model tests."""
+    starts = Counter((t.model, s.start) for t in tasks if (s := t.window.segments.get("test")) is not None)
+    found = []
+    for task in tasks:
+        test = task.window.segments.get("test")
+        found.append((task, test is not None and not test.intervals and starts[task.model, test.start] == 1))
+    return found
+
+
+def _with_interval(task: TaskRow, quality: Quality, alone: bool) -> TaskRow:
+    """Return a task with the 95 % interval of its mean IC, ``IC low`` and ``IC high``, if the days of its IC are known."""
+    test, logged = task.window.segments.get("test"), task.metrics.get("IC")
+    if not alone or test is None or logged is None or quality.label_days is None:
+        return task
+    inside = quality.ic.loc[as_timestamp(test.start) : as_timestamp(test.end)]
+    # A record may have logged the IC of other days or of another label.
+    if not len(inside) or abs(float(inside.mean()) - logged) > _SAME_IC:
+        return task
+    low, high = bootstrap_interval(inside, quality.label_days)
+    return replace(task, metrics={**task.metrics, "IC low": low, "IC high": high}) if np.isfinite(low) else task
 
 
 def _between(name: str, values: pd.Series, start: np.datetime64, end: np.datetime64) -> dict[str, float]:

@@ -135,7 +135,11 @@ def _window_columns(tasks: Sequence[TaskRow], period: str) -> list[tuple[str, st
     columns.append(
         ("status", "", [tag("td", tag("span", t.status, class_=f"state {_state(t.status)}")) for t in tasks])
     )
-    columns += [(name, "n", _metric_cells(name, tasks)) for name in METRICS if any(name in t.metrics for t in tasks)]
+    for name in METRICS:
+        if any(name in t.metrics for t in tasks):
+            columns.append((name, "n", _metric_cells(name, tasks)))
+        if any(f"{name} low" in t.metrics for t in tasks):
+            columns.append(("95 % interval", "n", [_interval_cell(name, t) for t in tasks]))
     for title, name in (("fit", "fit_seconds"), ("total", "task_seconds")):
         if any(name in t.metrics for t in tasks):
             columns.append((title, "n", [_seconds_cell(t.metrics.get(name)) for t in tasks]))
@@ -167,6 +171,11 @@ def _test_cell(task: TaskRow) -> Markup:
 def _metric_cells(name: str, tasks: Sequence[TaskRow]) -> list[Markup]:
     values = [t.metrics.get(name) for t in tasks]
     return [number_cell(v, ".3f") for v in values] if name.endswith("IR") else _bar_cells(values, ".4f")
+
+
+def _interval_cell(name: str, task: TaskRow) -> Markup:
+    low, high = (task.metrics.get(f"{name} {end}") for end in ("low", "high"))
+    return tag("td", NOTHING if low is None else f"{number(low, '.4f')} to {number(high, '.4f')}", class_="n")
 
 
 def _seconds_cell(seconds: float | None) -> Markup:
