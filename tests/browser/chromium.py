@@ -18,6 +18,43 @@ from typing import Any
 MISSING = "no browser: apt-get install chromium"
 _SECONDS = 60.0
 
+CONTRAST = """
+(() => {
+  const numbers = text => (text.match(/[\\d.]+/g) || []).map(Number);
+  const part = v => (v /= 255) <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4;
+  const light = ([r, g, b]) => .2126 * part(r) + .7152 * part(g) + .0722 * part(b);
+  const over = ([r, g, b, a = 1], under) => [r, g, b].map((v, i) => v * a + under[i] * (1 - a));
+  const behind = node => {
+    const layers = [];
+    for (let one = node; one; one = one.parentElement) layers.push(numbers(getComputedStyle(one).backgroundColor));
+    const page = matchMedia("(prefers-color-scheme: dark)").matches ? [18, 21, 25] : [255, 255, 255];
+    return layers.reverse().reduce((under, layer) => layer.length ? over(layer, under) : under, page);
+  };
+  const found = [];
+  for (const node of document.querySelectorAll("body *")) {
+    if (node.closest("svg, select, .plot, [hidden], .skip, .unseen") || !node.getClientRects().length) continue;
+    if (![...node.childNodes].some(child => child.nodeType === 3 && child.textContent.trim())) continue;
+    const style = getComputedStyle(node);
+    const ground = behind(node);
+    const a = light(over(numbers(style.color), ground)), b = light(ground);
+    const ratio = (Math.max(a, b) + .05) / (Math.min(a, b) + .05);
+    const large = parseFloat(style.fontSize) >= 24;
+    const about = [node.tagName, node.className, ratio.toFixed(2), node.textContent.slice(0, 30)];
+    if (ratio < (large ? 3 : 4.5)) found.push(about.join(" "));
+  }
+  return found;
+})()
+"""
+"""Texts whose contrast with what is behind them is below that of WCAG 2, level AA."""
+
+NAMELESS = """
+[...document.querySelectorAll("a[href], button, input:not([type=hidden]), select, svg[role=img], progress")].filter(one => {
+  const named = one.getAttribute("aria-label") || one.title || one.textContent.trim() || one.closest("label")?.textContent.trim();
+  return !named && !one.querySelector("title, [aria-label]");
+}).map(one => one.outerHTML.slice(0, 120))
+"""
+"""Elements that a screen reader cannot name."""
+
 
 def find_browser() -> str | None:
     """Return the path of Chromium or Chrome; None if there is none."""
@@ -90,6 +127,10 @@ class Page:
 
     def type(self, text: str) -> None:
         self.send("Input.insertText", text=text)
+
+    def print(self) -> bytes:
+        """Return the page as PDF."""
+        return base64.b64decode(self.send("Page.printToPDF", printBackground=True)["data"])
 
     def screenshot(self, file: Path, *, whole: bool = False) -> None:
         found = self.send("Page.captureScreenshot", format="png", captureBeyondViewport=whole)

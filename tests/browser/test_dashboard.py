@@ -10,7 +10,7 @@ from rollforge.store.base import open_store
 
 from ..dashboard.serving import Served, definition, serving
 from ..dashboard.trained import trained
-from .chromium import MISSING, Page, browser, find_browser
+from .chromium import CONTRAST, MISSING, NAMELESS, Page, find_browser
 
 pytest.importorskip("starlette", reason="pip install 'rollforge[dashboard]'")
 pytest.importorskip("jinja2", reason="pip install 'rollforge[dashboard]'")
@@ -18,43 +18,6 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(find_browser() is None, reason=MISSING),
 ]
-
-CONTRAST = """
-(() => {
-  const numbers = text => (text.match(/[\\d.]+/g) || []).map(Number);
-  const part = v => (v /= 255) <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4;
-  const light = ([r, g, b]) => .2126 * part(r) + .7152 * part(g) + .0722 * part(b);
-  const over = ([r, g, b, a = 1], under) => [r, g, b].map((v, i) => v * a + under[i] * (1 - a));
-  const behind = node => {
-    const layers = [];
-    for (let one = node; one; one = one.parentElement) layers.push(numbers(getComputedStyle(one).backgroundColor));
-    const page = matchMedia("(prefers-color-scheme: dark)").matches ? [18, 21, 25] : [255, 255, 255];
-    return layers.reverse().reduce((under, layer) => layer.length ? over(layer, under) : under, page);
-  };
-  const found = [];
-  for (const node of document.querySelectorAll("body *")) {
-    if (node.closest("svg, select, .plot, [hidden], .skip, .unseen") || !node.getClientRects().length) continue;
-    if (![...node.childNodes].some(child => child.nodeType === 3 && child.textContent.trim())) continue;
-    const style = getComputedStyle(node);
-    const ground = behind(node);
-    const a = light(over(numbers(style.color), ground)), b = light(ground);
-    const ratio = (Math.max(a, b) + .05) / (Math.min(a, b) + .05);
-    const large = parseFloat(style.fontSize) >= 24;
-    const about = [node.tagName, node.className, ratio.toFixed(2), node.textContent.slice(0, 30)];
-    if (ratio < (large ? 3 : 4.5)) found.push(about.join(" "));
-  }
-  return found;
-})()
-"""
-"""Texts whose contrast with what is behind them is below that of WCAG 2, level AA."""
-
-NAMELESS = """
-[...document.querySelectorAll("a[href], button, input:not([type=hidden]), select, svg[role=img], progress")].filter(one => {
-  const named = one.getAttribute("aria-label") || one.title || one.textContent.trim() || one.closest("label")?.textContent.trim();
-  return !named && !one.querySelector("title, [aria-label]");
-}).map(one => one.outerHTML.slice(0, 120))
-"""
-"""Elements that a screen reader cannot name."""
 
 
 @pytest.fixture(scope="module")
@@ -81,21 +44,6 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
 def served(stores: tuple[str, str]) -> Iterator[Served]:
     with serving(*stores) as found:
         yield found
-
-
-@pytest.fixture(scope="module")
-def shared() -> Iterator[Page]:
-    with browser() as opened:
-        yield opened.page()
-
-
-@pytest.fixture
-def page(shared: Page) -> Page:
-    shared.size(1200, 900)
-    shared.scheme("light")
-    shared.problems.clear()
-    shared.requests.clear()
-    return shared
 
 
 def addresses(stores: tuple[str, str]) -> dict[str, str]:

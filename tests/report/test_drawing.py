@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from rollforge.generate.timeline import SegmentSpan, Window
 from rollforge.report.drawing import day_texts, line, stacked, with_gaps
 from rollforge.report.inputs import TaskRow
 from rollforge.report.plotly_figure import to_plotly
-from rollforge.report.timeline import window_bars
+from rollforge.report.timeline import timeline, window_bars
 
 
 def part(name: str, *, axes: int = 1, **layout: Any) -> dict[str, Any]:
@@ -100,3 +101,25 @@ def test_windows_of_several_models_have_rows_of_their_own() -> None:
     assert tested["customdata"][0].endswith("5 trading days · done · IC 0.5000")
     assert found["layout"]["yaxis"]["categoryarray"] == ["1 c", "1 b", "1 a"]
     assert len(to_plotly(found, "Windows").data) == 2
+
+
+def test_models_with_the_same_segments_share_the_rows_of_the_timeline() -> None:
+    """A model that is trained on other days has rows of its own. A box says which of its models have failed."""
+
+    def window(i: int, train: str) -> Window:
+        day = np.datetime64("2020-03-02") + 7 * i
+        spans = {"train": SegmentSpan(np.datetime64(train), np.datetime64("2020-02-28"), 20)}
+        return Window(i, {**spans, "test": SegmentSpan(day, day + 4, 5)})
+
+    tasks = [TaskRow(window(i, "2020-01-01"), "done", model=model) for model in ("a", "b") for i in (0, 1)]
+    tasks[3] = TaskRow(window(1, "2020-01-01"), "failed", model="b")
+    alone = TaskRow(window(0, "2020-02-03"), "waiting", model="c")
+    page = str(timeline([*tasks, alone]))
+    rows = page.split('class="row"')[1:]
+    assert len(rows) == 3
+    assert re.findall(r'class="name">([^<]*)<', page) == ["a, b", "c"]
+    assert "window 1, test: 2020-03-02 to 2020-03-06 · 5 trading days · done" in rows[0]
+    assert "5 trading days · a done; b failed" in rows[1]
+    assert "box test failed" in rows[1]
+    assert "c, window 1, test: 2020-03-02 to 2020-03-06 · 5 trading days · waiting" in rows[2]
+    assert 'class="name"' not in str(timeline(tasks))

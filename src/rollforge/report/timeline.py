@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from rollforge.dates import ONE_DAY, has_times, last_moment, show_time
-from rollforge.generate.timeline import SegmentSpan
+from rollforge.generate.timeline import SegmentSpan, window_title
 from rollforge.markup import Markup, join, tag
 from rollforge.report.drawing import LEGEND, Figure
 from rollforge.report.inputs import TaskRow
@@ -16,7 +16,8 @@ __all__ = ["segment_names", "timeline", "window_bars"]
 
 _KNOWN = ("train", "valid", "test")
 # With more rows, each becomes thinner and fewer are numbered, but all remain visible.
-_ROW_HEIGHTS = ((16, 22, 1), (32, 16, 1), (64, 10, 2), (128, 6, 5), (100_000, 4, 20))
+_ROW_HEIGHTS = ((16, 22, 1), (32, 16, 1), (64, 10, 2), (128, 6, 5), (400, 4, 20), (100_000, 2, 50))
+_MOST_NAMES = 4  # of models above their rows
 
 
 def segment_names(tasks: Sequence[TaskRow]) -> list[str]:
@@ -26,26 +27,29 @@ def segment_names(tasks: Sequence[TaskRow]) -> list[str]:
 
 
 def timeline(tasks: Sequence[TaskRow]) -> Markup | None:
-    """Return one row per task and one box per segment, with dates in tooltips; None if there are no segments.
+    """Return one row per window and one box per segment, with dates in tooltips; None if there are no segments.
 
-    If there are several models, the tasks of each follow its name.
+    Models that have the same segments share a row. If some have others, the rows of each set of models follow their names.
     """
     spans = [s for t in tasks for s in t.window.segments.values()]
     if not spans:
         return None
     low, last = min(s.start for s in spans), max(s.end for s in spans)
     high = _end(last)
-    height, every = next((h, e) for most, h, e in _ROW_HEIGHTS if len(tasks) <= most)
+    windows = _windows(tasks)
+    height, every = next((h, e) for most, h, e in _ROW_HEIGHTS if len(windows) <= most)
     ticks = [(_share(day, low, high), label) for day, label in _ticks(low, high)]
     grid = join(*(tag("i", style=f"left:{at:.2f}%") for at, _ in ticks))
     axis = join(*(tag("span", label, style=f"left:{at:.2f}%") for at, label in ticks if at < 97))
     rows: list[Markup] = []
-    model = ""
-    for i, task in enumerate(tasks):
-        if task.model != model:
-            rows.append(tag("div", task.model, class_="name"))
-            model = task.model
-        rows.append(_row(task, low, high, numbered=i % every == 0))
+    several = len({_models(window) for window in windows}) > 1
+    shown: tuple[str, ...] = ()
+    for i, window in enumerate(windows):
+        if several and _models(window) != shown:
+            shown = _models(window)
+            more = f" and {len(shown) - _MOST_NAMES} more" if len(shown) > _MOST_NAMES else ""
+            rows.append(tag("div", ", ".join(shown[:_MOST_NAMES]) + more, class_="name"))
+        rows.append(_row(window, low, high, numbered=i % every == 0))
     names = segment_names(tasks)
     keys = [tag("span", tag("i", class_=f"box {_kind(name)}"), name) for name in names]
     if any(t.status == "failed" for t in tasks):
@@ -65,8 +69,21 @@ def timeline(tasks: Sequence[TaskRow]) -> Markup | None:
         ),
         class_="timeline",
         role="img",
-        aria_label=f"{', '.join(names)} of {len(tasks)} windows from {show_time(low)} to {show_time(last)}",
+        aria_label=f"{', '.join(names)} of {len(windows)} windows from {show_time(low)} to {show_time(last)}",
     )
+
+
+def _windows(tasks: Sequence[TaskRow]) -> list[list[TaskRow]]:
+    """Return the tasks of each window, first those of the models that come first."""
+    found: dict[object, list[TaskRow]] = {}
+    for task in tasks:
+        found.setdefault((task.window.index, tuple(task.window.segments.items())), []).append(task)
+    order = {models: i for i, models in enumerate(dict.fromkeys(map(_models, found.values())))}
+    return sorted(found.values(), key=lambda window: order[_models(window)])
+
+
+def _models(window: Sequence[TaskRow]) -> tuple[str, ...]:
+    return tuple(task.model for task in window)
 
 
 def _end(time: np.datetime64) -> np.datetime64:
@@ -139,16 +156,15 @@ def _share(day: np.datetime64, low: np.datetime64, high: np.datetime64) -> float
     return 100 * float((day - low) / ONE_DAY) / float((high - low) / ONE_DAY)
 
 
-def _row(task: TaskRow, low: np.datetime64, high: np.datetime64, *, numbered: bool) -> Markup:
-    boxes = [
-        _box(task, name, span, part, low, high) for name, span in task.window.segments.items() for part in span.parts
-    ]
-    number = str(task.window.index + 1) if numbered else ""
+def _row(window: Sequence[TaskRow], low: np.datetime64, high: np.datetime64, *, numbered: bool) -> Markup:
+    segments = window[0].window.segments
+    boxes = [_box(window, name, span, part, low, high) for name, span in segments.items() for part in span.parts]
+    number = str(window[0].window.index + 1) if numbered else ""
     return tag("div", tag("b", number), tag("div", *boxes, class_="lane"), class_="row")
 
 
 def _box(
-    task: TaskRow,
+    window: Sequence[TaskRow],
     name: str,
     span: SegmentSpan,
     part: tuple[np.datetime64, np.datetime64],
@@ -156,13 +172,38 @@ def _box(
     high: np.datetime64,
 ) -> Markup:
     left, right = _share(part[0], low, high), _share(_end(part[1]), low, high)
-    state = {"done": "", "failed": " failed"}.get(task.status, " open") if name == "test" else ""
+    state = _state({task.status for task in window}) if name == "test" else ""
     side = " end" if left > 55 else ""
-    ended = f" · {task.status}" if name == "test" else ""
-    tip = f"{task.title}, {name}: {span} · {span.days} {_unit(span)}{ended}"
+    ended = f" · {_ended(window)}" if name == "test" else ""
+    title = window[0].title if len(window) == 1 else window_title(window[0].window.index)
+    tip = f"{title}, {name}: {span} · {span.days} {_unit(span)}{ended}"
     return tag(
         "i", class_=f"box {_kind(name)}{state}{side}", style=f"left:{left:.3f}%;width:{right - left:.3f}%", data_tip=tip
     )
+
+
+def _state(statuses: set[str]) -> str:
+    """Return the class of the box of a test segment: failed if a model has failed, open if one is not done yet."""
+    if "failed" in statuses:
+        return " failed"
+    return "" if statuses == {"done"} else " open"
+
+
+def _ended(window: Sequence[TaskRow]) -> str:
+    """Return the status of a window, or with several models the models of each status.
+
+    Examples
+    --------
+    >>> from rollforge.generate.timeline import Window
+    >>> _ended([TaskRow(Window(0, {}), status, model=model) for model, status in (("a", "done"), ("b", "failed"))])
+    'a done; b failed'
+    """
+    by_status: dict[str, list[str]] = {}
+    for task in window:
+        by_status.setdefault(task.status, []).append(task.model)
+    if len(by_status) == 1:
+        return next(iter(by_status))
+    return "; ".join(f"{', '.join(models)} {status}" for status, models in by_status.items())
 
 
 def _ticks(low: np.datetime64, high: np.datetime64) -> Iterator[tuple[np.datetime64, str]]:
