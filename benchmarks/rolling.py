@@ -16,24 +16,31 @@ from benchmarks import setting
 MODULE = "benchmarks.rolling"
 
 
-def run(
-    provider: Path, folder: Path, template: dict[str, Any], windows: int | None, jobs: int | None = None
-) -> dict[str, float]:
-    """Plan, store, train in worker processes and collect, with an empty panel cache and compiled kernels."""
-    from rollforge.generate import RollingGen
-    from rollforge.pipeline import collect, submit, train
-    from rollforge.session import Session, available_cores, using
+def session_of(provider: Path, folder: Path, home: Path) -> Any:
+    """Return the session of a run of the job."""
+    from rollforge.session import Session
 
-    shutil.rmtree(folder / "cache" / "panels", ignore_errors=True)
-    home = folder / f"home-{windows}-{jobs}"
-    jobs = jobs or available_cores()
-    session = Session(
+    return Session(
         provider_uri=str(provider),
         store_uri=f"sqlite:///{home}/tasks.db",
         tracking_uri=f"sqlite:///{home}/mlflow.db",
         cache=str(folder / "cache"),
         experiment_name="rolling",
     )
+
+
+def run(
+    provider: Path, folder: Path, template: dict[str, Any], windows: int | None, jobs: int | None = None
+) -> dict[str, float]:
+    """Plan, store, train in worker processes and collect, with an empty panel cache and compiled kernels."""
+    from rollforge.generate import RollingGen
+    from rollforge.pipeline import collect, submit, train
+    from rollforge.session import available_cores, using
+
+    shutil.rmtree(folder / "cache" / "panels", ignore_errors=True)
+    home = folder / f"home-{windows}-{jobs}"
+    jobs = jobs or available_cores()
+    session = session_of(provider, folder, home)
     figures: dict[str, float] = {}
 
     def work() -> None:
@@ -48,9 +55,72 @@ def run(
             metrics = [o.recorder.list_metrics() for o in collected.outcomes if o.recorder is not None]
             figures["windows"] = len(metrics)
             figures["fit_seconds"] = sum(m["fit_seconds"] for m in metrics)
+            figures["scores"] = float(collected.prediction["score"].sum())
 
     figures["seconds"] = setting.seconds(work)
     return figures
+
+
+_windows: list[dict[str, Any]] = []
+"""In a process of :func:`plain`: the data of each window, and what the model predicts."""
+
+
+def _open_windows(session: Any, template: dict[str, Any], windows: int | None) -> None:
+    """Prepare the rows of all windows, so that only LightGBM's work is timed."""
+    import lightgbm
+
+    from rollforge.build import build
+    from rollforge.generate import RollingGen
+    from rollforge.models.samples import prediction_features, training_samples
+    from rollforge.session import using
+
+    assert lightgbm
+    with using(session):
+        for task in RollingGen(step=60, rtype=RollingGen.ROLL_SD).generate(template)[:windows]:
+            dataset = build(task["dataset"])
+            parts = {name: training_samples(dataset, name, model="plain") for name in ("train", "valid")}
+            window = {name: (part.features.to_numpy(), part.label) for name, part in parts.items()}
+            _windows.append({**window, "test": prediction_features(dataset, "test", model="plain").to_numpy()})
+
+
+def _fit_window(at: tuple[int, dict[str, Any]]) -> tuple[float, float]:
+    """Train LightGBM on a window with one thread, as :class:`LGBModel` does; return the seconds and the sum of the scores."""
+    import time
+
+    import lightgbm
+
+    i, options = at
+    window, began = _windows[i], time.perf_counter()
+    rounds, patience = options.pop("num_boost_round", 1000), options.pop("early_stopping_rounds", 50)
+    parameters = {"verbosity": -1, **options, "objective": options.pop("loss"), "num_threads": 1}
+    parameters.pop("loss", None)
+    train = lightgbm.Dataset(*window["train"])
+    valid = lightgbm.Dataset(*window["valid"], reference=train)
+    booster = lightgbm.train(
+        parameters, train, rounds, valid_sets=[train, valid], valid_names=["train", "valid"],
+        callbacks=[lightgbm.early_stopping(patience, verbose=False), lightgbm.record_evaluation({})],
+    )  # fmt: skip
+    return time.perf_counter() - began, float(booster.predict(window["test"], num_threads=1).sum())
+
+
+def plain(session: Any, template: dict[str, Any], windows: int) -> dict[str, float]:
+    """Train the same windows with ``lightgbm.train`` alone, in one process per core, on rows that are already in memory."""
+    import multiprocessing
+    import time
+
+    from rollforge.session import available_cores
+
+    cores = available_cores()
+    options = template["model"]["kwargs"]
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(cores, _open_windows, (session.with_(threads=1), template, windows)) as pool:
+        pool.map(time.sleep, [5.0] * cores, chunksize=1)  # until all processes are ready
+        # The last windows have the most rows. Beginning with them leaves the least to wait for at the end.
+        jobs = [(i, dict(options)) for i in range(windows)][::-1]
+        began = time.perf_counter()
+        found = pool.map(_fit_window, jobs, chunksize=1)
+        took = time.perf_counter() - began
+    return {"plain_seconds": took, "plain_scores": sum(score for _, score in found)}
 
 
 def pyqlib(task: dict[str, Any]) -> None:
@@ -115,6 +185,10 @@ def main() -> None:
             figures |= {"fit_parallel_seconds": parallel, "fit_sequential_seconds": sequential}
             figures["total_over_best"] = ours["seconds"] / best
             ratios["best_over_total"] = best / ours["seconds"]
+            session = session_of(provider, folder, folder / "plain")
+            alone = plain(session, template, int(ours["windows"]))
+            figures |= alone
+            ratios["plain_over_total"] = alone["plain_seconds"] / ours["seconds"]
         if setting.has_pyqlib(options):
             for name, cached in (("cached", True), *([("uncached", False)] if uncached else [])):
                 task = {
