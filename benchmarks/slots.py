@@ -26,6 +26,7 @@ from rollforge.engine.remote import AgentRef, Call
 from rollforge.engine.runners import EngineRunners
 from rollforge.run.job import Job
 from rollforge.run.messages import Done
+from rollforge.run.task_resources import TaskResources
 from rollforge.run.worker_pool import WorkerPool
 from rollforge.session import Session
 from rollforge.store.base import open_store
@@ -59,6 +60,8 @@ class Clock:
 
 class Waiting:
     """An agent whose tasks only wait."""
+
+    asked = TaskResources()
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -148,12 +151,16 @@ class WaitingEngine:
         clock = Clock()
         self.all = {f"agent-{i}": Waiting(clock) for i in range(slots)}
 
-    def open(self, setup: Setup) -> None:
+    def open(self, setup: Setup, wanted: Mapping[TaskResources, int]) -> None:
         """Do nothing."""
 
-    def agents(self) -> Mapping[str, AgentRef]:
+    def agents(self, wanted: Mapping[TaskResources, int]) -> Mapping[str, AgentRef]:
         """Return all agents."""
         return dict(self.all)
+
+    def release(self, name: str) -> None:
+        """Not called: all tasks ask for the same."""
+        raise NotImplementedError
 
     def forget(self, name: str) -> None:
         """Do nothing: no agent is lost."""

@@ -1,4 +1,4 @@
-"""A Dask cluster of one worker with three threads, which has its own cache and none of the user's modules."""
+"""A Dask cluster of one worker with three threads and, so it says, two GPUs. It has its own cache and no user's modules."""
 
 from __future__ import annotations
 
@@ -51,7 +51,9 @@ def dask_workers(node_cache: Path) -> Iterator[Any]:
     before = os.environ.get("ROLLFORGE_CACHE"), list(sys.path)
     os.environ["ROLLFORGE_CACHE"] = str(node_cache)
     try:
-        with distributed.LocalCluster(n_workers=1, threads_per_worker=3, dashboard_address=":0") as cluster:
+        with distributed.LocalCluster(
+            n_workers=1, threads_per_worker=3, dashboard_address=":0", resources={"GPU": 2}
+        ) as cluster:
             yield cluster
     finally:
         if before[0] is None:

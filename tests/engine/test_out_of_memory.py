@@ -15,6 +15,7 @@ from rollforge.engine.parcel import Manifest, Parcel
 from rollforge.engine.remote import AgentLost, AgentRef, Call, RemoteRunner
 from rollforge.engine.runners import EngineRunners
 from rollforge.run.job import Event, Job
+from rollforge.run.task_resources import TaskResources
 from rollforge.run.worker_pool import WorkerPool
 from rollforge.session import Session
 from rollforge.store.memory import MemoryStore
@@ -26,6 +27,8 @@ pytestmark = pytest.mark.slow
 
 class HereRef:
     """An agent of this process, which can be ended as Ray's memory monitor does."""
+
+    asked = TaskResources()
 
     def __init__(self, setup: Setup, threads: ThreadPoolExecutor) -> None:
         self.agent = Agent(setup)
@@ -67,15 +70,18 @@ class Here:
         self._threads = ThreadPoolExecutor(8)
         self._lock = threading.Lock()
 
-    def open(self, setup: Setup) -> None:
+    def open(self, setup: Setup, wanted: Mapping[TaskResources, int]) -> None:
         self._setup = setup
 
-    def agents(self) -> Mapping[str, AgentRef]:
+    def agents(self, wanted: Mapping[TaskResources, int]) -> Mapping[str, AgentRef]:
         with self._lock:
             while len(self.refs) < 2:
                 self._started += 1
                 self.refs[f"here-{self._started}"] = HereRef(self._setup, self._threads)
             return dict(self.refs)
+
+    def release(self, name: str) -> None:
+        raise NotImplementedError
 
     def forget(self, name: str) -> None:
         with self._lock:

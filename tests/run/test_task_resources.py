@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from operator import eq
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.documents.command_line import call
 from tests.documents.definitions import LINEAR, SIGNAL, TWO_WINDOWS, dataset, expressions, write_workflow
+from tests.engine.work import sleep
 
 from rollforge.errors import ConfigError
 from rollforge.pipeline import submit
 from rollforge.plan import make_plan
 from rollforge.run.executor import LocalProcesses
-from rollforge.run.job import Job
+from rollforge.run.job import Job, ignore_event
+from rollforge.run.leases import Leases
 from rollforge.run.pool_trainer import TrainerRM
-from rollforge.run.task_resources import TaskResources, read_resources, run_by_resources
+from rollforge.run.task_resources import Shapes, TaskResources, read_resources
 from rollforge.session import Session
 from rollforge.store.base import open_store
 from rollforge.store.memory import MemoryStore
+from rollforge.task import Status
 from rollforge.workflow import load_workflow
 
 GIB = 2**30
@@ -69,11 +75,10 @@ def write(tmp_path: Path, small_market: Path) -> Callable[..., Path]:
 
 
 def asked(session: Session) -> list[tuple[TaskResources, int]]:
-    """Return in which order the waiting tasks of the pool are run, and how many ask for the same."""
-    store, found = open_store(session.store_uri), []
-    job = Job("on", len)
-    run_by_resources(store, job, lambda some, one: found.append((one, store.count("on", dict(some.query)))))
-    return [(one, sum(counts.values())) for one, counts in found]
+    """Return what the waiting tasks of the pool ask for, the most first, and how many ask for the same."""
+    store = open_store(session.store_uri)
+    shapes = Shapes(store, Job("on", len))
+    return [(one, sum(store.count("on", shapes.query(partial(eq, one))).values())) for one in shapes.known]
 
 
 def test_resources_do_not_identify_a_task(write: Callable[..., Path]) -> None:
@@ -101,7 +106,7 @@ def test_a_done_task_stays_done(write: Callable[..., Path], tmp_path: Path) -> N
 
 
 def test_one_model_of_a_grid_asks_for_a_gpu(write: Callable[..., Path]) -> None:
-    """The tasks of that model run first, on agents of their own; the plan says so."""
+    """The tasks of that model run on agents of their own; the plan says so."""
     grid = {
         "values": {"model.kwargs.estimator": {"small": "ols", "large": "ridge"}, "resources": [None, {"gpus": 1, "cpus": 2}]},
         "zip": [["model.kwargs.estimator", "resources"]],
@@ -113,7 +118,8 @@ def test_one_model_of_a_grid_asks_for_a_gpu(write: Callable[..., Path]) -> None:
     assert asked(made.workflow.session) == [(TaskResources(gpus=1, cpus=2), 2), (TaskResources(), 2)]
     lines = call("plan", file, "--on", "ray:head:6379", "--jobs", 3, "--memory", "1G").stdout.splitlines()
     assert "asks    2 agents for 2 tasks, each with 2 cores, 1 GiB of memory and 1 GPU" in lines
-    assert "then    2 agents for 2 tasks, each with 1 core and 1 GiB of memory" in lines
+    assert "and     2 agents for 2 tasks, each with 1 core and 1 GiB of memory" in lines
+    assert "total   at most 3 agents at a time" in lines
 
 
 def test_a_model_of_the_workflow_asks_for_its_own(write: Callable[..., Path]) -> None:
@@ -130,14 +136,112 @@ def test_a_model_of_the_workflow_asks_for_its_own(write: Callable[..., Path]) ->
     assert "line " in str(caught.value)
 
 
-def test_tasks_that_depend_on_others_run_with_them() -> None:
-    """Otherwise the first group could wait for one that is not running; all are given the most that one asks for."""
-    store = MemoryStore()
-    (first,) = store.create("on", [{"x": 1, "resources": {"cpus": 4}}])
-    store.create("on", [{"x": 2, "resources": {"gpus": 1}}], depends_on=[first.id])
-    found: list[TaskResources] = []
-    run_by_resources(store, Job("on", len), lambda job, one: found.append(one))
-    assert found == [TaskResources(gpus=1, cpus=4)]
+@dataclass
+class OnMachine:
+    """Tasks of a store that run on a machine with two GPUs and four cores, and leave when they ran."""
+
+    store: MemoryStore
+
+    def run(self, jobs: int, cores: int = 4) -> None:
+        LocalProcesses(jobs).run(Job("p", sleep, own=True), Session(threads=cores), store=self.store)
+
+    def ran(self) -> dict[int, tuple[float, float]]:
+        """Return when each task began and ended, by the clock of the machine."""
+        assert set(self.store.count("p")) == {Status.DONE}
+        return {task.definition["x"]: (task.result[0], task.result[1]) for task in self.store.query("p")}
+
+    def gpus(self) -> dict[int, str]:
+        return {task.definition["x"]: task.result[2] for task in self.store.query("p")}
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> OnMachine:
+    """A machine on which no other test has the GPUs."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    return OnMachine(MemoryStore())
+
+
+def most_at_once(times: Iterable[tuple[float, float]]) -> int:
+    """Return how many of some intervals overlap at most."""
+    times = list(times)
+    return max(sum(began <= start < ended for began, ended in times) for start, _ in times)
+
+
+@pytest.mark.slow
+def test_tasks_with_and_without_gpus_run_at_the_same_time(machine: OnMachine, tmp_path: Path) -> None:
+    """A task without a GPU meets two that have one each. Each GPU has one task at a time, which sees only it."""
+    (tmp_path / "meet").mkdir()
+    meeting = {"meet": str(tmp_path / "meet"), "number": 3}
+    first = [{"x": 0, **meeting}, *({"x": x, "resources": {"gpus": 1}, **meeting} for x in (4, 5))]
+    machine.store.create("p", first, priority=1)
+    machine.store.create("p", [{"x": x, "seconds": 0.2, "resources": {"cpus": 1}} for x in range(1, 4)])
+    machine.store.create("p", [{"x": x, "seconds": 0.2, "resources": {"gpus": 1}} for x in range(6, 8)])
+    machine.run(jobs=3)
+    ran, gpus = machine.ran(), machine.gpus()
+    assert most_at_once(ran.values()) == most_at_once(ran[x] for x in (0, 4, 5)) == 3
+    assert {gpus[x] for x in range(4)} == {"0,1"}
+    assert gpus[4] != gpus[5]
+    for name in ("0", "1"):
+        assert most_at_once(ran[x] for x in gpus if gpus[x] == name) == 1
+
+
+@pytest.mark.slow
+def test_cores_and_memory_are_not_given_twice(machine: OnMachine) -> None:
+    """A task of three cores and one of two do not fit beside each other on four, but one of one core does."""
+    sizes = {0: 3, 1: 2, 2: 1, 3: 2}
+    machine.store.create("p", [{"x": x, "seconds": 0.5, "resources": {"cpus": n}} for x, n in sizes.items()])
+    machine.run(jobs=4)
+    ran = machine.ran()
+    for start, _ in ran.values():
+        assert sum(sizes[x] for x, (began, ended) in ran.items() if began <= start < ended) <= 4
+    assert ran[0][0] < min(ran[1][0], ran[3][0])
+
+
+@pytest.mark.slow
+def test_priority_comes_before_size_and_dependencies_hold(machine: OnMachine) -> None:
+    """One process: the task of high priority first, then the large one, then the one that waits for it."""
+    (large,) = machine.store.create("p", [{"x": 1, "resources": {"gpus": 1}}])
+    machine.store.create("p", [{"x": 2, "resources": {"gpus": 2}}], depends_on=[large.id])
+    machine.store.create("p", [{"x": 3}])
+    machine.store.create("p", [{"x": 0}], priority=1)
+    machine.run(jobs=1)
+    ran = machine.ran()
+    assert sorted(ran, key=ran.__getitem__) in ([0, 1, 2, 3], [0, 1, 3, 2])
+    assert machine.gpus() == {0: "0,1", 1: "0", 2: "0,1", 3: "0,1"}
+
+
+def test_more_gpus_than_there_are(machine: OnMachine) -> None:
+    """One message, before any task starts."""
+    machine.store.create("p", [{"x": 1}, {"x": 2, "resources": {"gpus": 3}}])
+    with pytest.raises(ConfigError, match=re.escape("Each task needs 3 GPUs, but this machine has 2 GPUs")):
+        machine.run(jobs=1)
+    assert set(machine.store.count("p")) == {Status.WAITING}
+
+
+def test_a_task_that_is_stored_while_others_run_gets_what_it_asks_for() -> None:
+    """The claim did not know of the task, which is noted and given back, without an attempt."""
+    store, job = MemoryStore(), Job("p", len, own=True)
+    store.create("p", [{"x": 1}])
+    shapes = Shapes(store, job)
+    leases = Leases(store, job, "me", ignore_event, shapes=shapes)
+    plain, large = TaskResources(), TaskResources(gpus=1)
+    store.create("p", [{"x": 2, "resources": {"gpus": 1}}])
+    assert [task.definition["x"] for task in leases.take(9, partial(eq, plain))] == [1]
+    assert shapes.known == [large, plain]
+    assert leases.wanted() == {large: 1, plain: 0}
+    (task,) = leases.take(9, partial(eq, large))
+    assert (task.definition["x"], task.attempt) == (2, 0)
+
+
+def test_a_mistake_of_somebody_else_does_not_end_a_worker(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+    """The task runs as if it asked for nothing."""
+    store = open_store(f"sqlite:///{tmp_path}/tasks.db")
+    store.create("p", [{"x": 1, "resources": {"gpu": 1}}])
+    assert Shapes(store, Job("p", len)).known == [TaskResources()]
+    assert "runs as if it asked for nothing: task.resources.gpu: unknown key." in caplog.text
+    with pytest.raises(ConfigError, match=re.escape("unknown key")):
+        Shapes(store, Job("p", len, own=True))
 
 
 @pytest.mark.slow
@@ -151,7 +255,7 @@ def test_local_processes_give_gpus_to_those_that_ask(
     store.create("p", [{"x": 1, "resources": {"gpus": 1}}, {"x": 2}, {"x": 3, "resources": {"memory": "1000T"}}])
     LocalProcesses(1).run(Job("p", see_stored, own=True), Session(threads=1), store=store)
     assert {task.definition["x"]: task.result for task in store.query("p")} == {1: "0", 2: "0,1", 3: "0,1"}
-    assert "tasks ask for 1.024e+06 GiB of memory, but this machine has" in caplog.text
+    assert "tasks ask for 1.024e+06 GiB of memory (" in caplog.text
 
 
 def see_stored(task: Mapping[str, Any]) -> str:

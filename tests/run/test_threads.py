@@ -11,6 +11,7 @@ from rollforge.run.executor import LocalProcesses
 from rollforge.run.job import Job, ignore_event
 from rollforge.run.leases import Leases
 from rollforge.run.runners import LocalRunners
+from rollforge.run.task_resources import Shapes, TaskResources
 from rollforge.run.trainer import TrainerR
 from rollforge.run.worker_pool import WorkerPool
 from rollforge.session import Session, current_session
@@ -40,7 +41,7 @@ def pool_of(
     store.create("p", [{"x": x} for x in range(waiting)])
     job = Job("p", len)
     pool = WorkerPool(store, job, Session(threads=2), jobs, exit_when_empty=not stay)
-    pool._runners = LocalRunners(pool.session, job, 0)
+    pool._runners, pool._shapes = LocalRunners(pool.session, job, 0), Shapes(store, job)
     pool._recent.extend([seconds] * count)
     return pool, Leases(store, job, "me", ignore_event)
 
@@ -67,14 +68,14 @@ def test_a_trainer_shares_the_threads_too(tmp_path: Path) -> None:
 def test_the_last_tasks_use_the_cores_of_idle_processes(waiting: int, threads: int) -> None:
     """Four processes of two threads: the last task gets all eight, the last but one half, earlier ones their share."""
     pool, leases = pool_of(waiting)
-    assert pool._threads(leases) == threads
+    assert pool._threads(leases, TaskResources()) == threads
 
 
 @pytest.mark.parametrize("case", [{"seconds": 0.5}, {"stay": True}, {"count": 0}])
 def test_short_tasks_keep_their_share_and_so_do_those_that_others_may_follow(case: dict[str, float]) -> None:
     """Each keeps its share, also while the duration of tasks is unknown."""
     pool, leases = pool_of(0, **case)  # type: ignore[arg-type]
-    assert pool._threads(leases) == 2
+    assert pool._threads(leases, TaskResources()) == 2
 
 
 @pytest.mark.parametrize(("count", "seconds", "ahead"), [(3, 0.01, 0), (4, 0.6, 0), (4, 0.25, 8), (4, 0.001, 16)])

@@ -18,6 +18,7 @@ from rollforge.cli.terminal import SafeFormatter, echo, one_line
 from rollforge.errors import ConfigError, counted, nearest, shown
 
 if TYPE_CHECKING:
+    from rollforge.run.capacity import Capacity
     from rollforge.run.job import Event, Job
     from rollforge.run.requirements import Admission
     from rollforge.session import Session
@@ -119,9 +120,11 @@ def worker(
     the tasks; 8: tasks failed on this machine that succeeded on others.
 
     On SIGTERM (or Ctrl-C), running tasks may finish within --grace seconds, and the others are returned; a second
-    signal returns them at once. If this process dies, no task is lost: other workers take over its tasks.
+    signal returns them at once. Tasks that ask for more cores, memory or GPUs than this machine has are left to other
+    workers, which a warning says. If this process dies, no task is lost: other workers take over its tasks.
     """
     from rollforge.limits import read_memory
+    from rollforge.run.capacity import Capacity
     from rollforge.run.requirements import Admission
     from rollforge.session import Session, available_cores
     from rollforge.store.base import open_store
@@ -150,7 +153,8 @@ def worker(
         )  # fmt: skip
     if admission is not None:
         job = replace(job, on_death=functools.partial(_tidy_up, admission))
-    settings = _Settings(side_by_side, lease, grace, reconnect_timeout, exit_when_empty)
+    capacity = Capacity.of_machine(available_cores(), side_by_side)
+    settings = _Settings(side_by_side, capacity, lease, grace, reconnect_timeout, exit_when_empty)
     _run(session, job, settings, admission)
 
 
@@ -195,6 +199,7 @@ class _Settings:
     """The settings of a worker pool that are options of the command."""
 
     jobs: int
+    capacity: Capacity
     lease_seconds: float
     grace: float
     reconnect_timeout: float
@@ -225,6 +230,7 @@ def _job(pool: str, func: str | None, before: str, after: str, arguments: dict[s
 
 def _run(session: Session, job: Job, settings: _Settings, admission: Admission | None) -> None:
     from rollforge.confidential import mask_secrets
+    from rollforge.run.runners import LocalRunners
     from rollforge.run.worker_pool import WorkerPool
     from rollforge.store.base import open_store
 
@@ -253,6 +259,7 @@ def _run(session: Session, job: Job, settings: _Settings, admission: Admission |
         exit_when_empty=settings.exit_when_empty,
         admission=admission,
         wait_for_others=True,
+        runners=LocalRunners(session, job, settings.jobs, capacity=settings.capacity, asked=None, strict=True),
     )
     with stopping:
         worker_pool.run()

@@ -136,6 +136,10 @@ class Setup:
     sends_runs: bool = False
     """Whether runs are recorded in a folder of the agent and sent to the driver with the outcome of their task."""
 
+    def with_cores(self, cpus: int | None) -> Setup:
+        """Return these for tasks that ask for a number of cores; None if they ask for none."""
+        return self if cpus is None else replace(self, session=self.session.with_(threads=cpus))
+
 
 @dataclass(frozen=True, slots=True)
 class Start:

@@ -6,11 +6,13 @@ import asyncio
 import contextlib
 import itertools
 import logging
+import math
 import os
 import signal
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -22,8 +24,9 @@ from rollforge.engine.agent import ABSENT, Agent, Command, Equipment, NodeInfo, 
 from rollforge.engine.parcel import Manifest, Parcel, install
 from rollforge.engine.reach import check_reachable
 from rollforge.engine.remote import AgentLost, AgentRef, Call
-from rollforge.engine.resources import Resources
+from rollforge.engine.resources import Resources, Room, in_order, warn_if_too_large
 from rollforge.errors import ClusterUnavailable
+from rollforge.run.task_resources import TaskResources
 from rollforge.session import Session, available_cores
 
 if TYPE_CHECKING:
@@ -104,8 +107,10 @@ class _Ref:
     """An agent in a worker; calls of the client's event loop."""
 
     def __init__(
-        self, client: Client, worker: str, worker_name: str, directory: object, name: str, setup: Setup
-    ) -> None:
+        self, client: Client, worker: str, worker_name: str, directory: object, name: str, setup: Setup,
+        asked: TaskResources,
+    ) -> None:  # fmt: skip
+        self.asked = asked
         self.worker = worker
         self.worker_name = worker_name
         self.directory = directory
@@ -281,6 +286,14 @@ def _loop(client: Client) -> asyncio.AbstractEventLoop:
     return loop
 
 
+def _room(worker: Mapping[str, Any]) -> Room:
+    """Return what a worker has, from the scheduler's description."""
+    return {
+        "cpus": worker["nthreads"], "memory": worker["memory_limit"] or None,
+        "gpus": worker.get("resources", {}).get("GPU", 0.0),
+    }  # fmt: skip
+
+
 class DaskEngine:
     """Starts agents on the workers of a Dask cluster: as many on each as its threads, memory and GPUs allow.
 
@@ -290,7 +303,7 @@ class DaskEngine:
         Address of the scheduler, or an object that `distributed.Client` accepts. An empty string starts a cluster on
         this machine.
     resources : Resources
-        How many agents there are at most, and what each needs.
+        How many agents there are at most, and what each needs unless its tasks ask for something else.
     """
 
     def __init__(self, address: object, resources: Resources) -> None:
@@ -302,17 +315,18 @@ class DaskEngine:
         self._client: Client | None = None
         self._cluster: Any = None
         self._setup: Setup | None = None
+        self._checked: set[TaskResources] = set()
 
-    def open(self, setup: Setup) -> None:
+    def open(self, setup: Setup, wanted: Mapping[TaskResources, int]) -> None:
         """Connect to the scheduler."""
         from distributed import Client, LocalCluster
 
         address = self._address
         if address == "":
-            jobs = self._resources.agents(available_cores() // self._resources.cpus)
+            cpus = max(size.cpus for size in in_order(wanted, self._resources).values())
             self._cluster = address = LocalCluster(
-                n_workers=jobs,
-                threads_per_worker=self._resources.cpus,
+                n_workers=self._resources.for_tasks(sum(wanted.values())).agents(available_cores() // cpus),
+                threads_per_worker=cpus,
                 dashboard_address=":0",
                 processes=True,
                 preload=__name__,
@@ -328,10 +342,9 @@ class DaskEngine:
             ) from exc
         self._setup = setup
 
-    def agents(self) -> Mapping[str, AgentRef]:
+    def agents(self, wanted: Mapping[TaskResources, int]) -> Mapping[str, AgentRef]:
         """Return the agents, after starting some on workers that have room for more."""
         assert self._client is not None
-        assert self._setup is not None
         if self._client.status == "closed":
             self._connect_again()
         # Not scheduler_info(), whose workers may be missing for a moment while the client updates it by itself.
@@ -345,29 +358,61 @@ class DaskEngine:
                 ref.give_up(ref.gone)
             elif ref.worker in silent and not ref.answered:  # an agent that runs is lost when it does not answer calls
                 ref.give_up(f"the Dask worker {ref.worker} sends no heartbeats")
-        used = [ref.worker for ref in self._agents.values()]
         avoided = {
             address
             for (address, directory), until in self._avoided.items()
             if time.monotonic() < until and address in workers and workers[address].get("local_directory") == directory
         }
-        running = sum(address not in avoided for address in used)
-        for address, worker in workers.items():
-            if address in avoided or address in silent:
-                continue
-            room = self._resources.fits(
-                cpus=worker["nthreads"], memory=worker["memory_limit"] or None,
-                gpus=worker.get("resources", {}).get("GPU", 0.0),
-            )  # fmt: skip
-            for _ in range(room - used.count(address)):
-                if running >= self._resources.agents(running + 1):
-                    break
-                running += 1
-                name = f"dask-{next(self._names)}"
-                self._agents[name] = _Ref(
-                    self._client, address, str(worker.get("name", "")), worker.get("local_directory"), name, self._setup
-                )  # fmt: skip
+        self._start_missing(wanted, workers, avoided | silent, avoided)
         return dict(self._agents)
+
+    def _start_missing(
+        self, wanted: Mapping[TaskResources, int], workers: Mapping[str, Mapping[str, Any]], closed: set[str],
+        avoided: set[str],
+    ) -> None:  # fmt: skip
+        """Start agents where there is room; none on `closed` workers, and those on `avoided` ones do not count as jobs."""
+        sizes = in_order(wanted, self._resources)
+        running = Counter(ref.asked for ref in self._agents.values() if ref.worker not in avoided)
+        left = math.inf if self._resources.jobs is None else self._resources.jobs - running.total()
+        free = {address: _room(worker) for address, worker in workers.items() if address not in closed}
+        for ref in self._agents.values():
+            if ref.worker in free:
+                free[ref.worker] = self._resources.asked(ref.asked).rest_of(free[ref.worker])
+        for asked, size in sizes.items():
+            for address, worker in workers.items():
+                while (
+                    running[asked] < wanted[asked] and left > 0 and address in free
+                    and size.fits(**free[address]) and self._hosts(worker, asked)
+                ):  # fmt: skip
+                    self._start(address, worker, asked)
+                    free[address] = size.rest_of(free[address])
+                    running[asked] += 1
+                    left -= 1
+            if wanted[asked] and workers and asked not in self._checked:
+                self._checked.add(asked)
+                self._check_size(size, wanted[asked], workers)
+
+    def _start(self, address: str, worker: Mapping[str, Any], asked: TaskResources) -> None:
+        assert self._client is not None
+        assert self._setup is not None
+        name, setup = f"dask-{next(self._names)}", self._setup.with_cores(asked.cpus)
+        self._agents[name] = _Ref(
+            self._client, address, str(worker.get("name", "")), worker.get("local_directory"), name, setup, asked
+        )
+
+    def _hosts(self, worker: Mapping[str, Any], asked: TaskResources) -> bool:
+        """Return whether a worker that has room for an agent may host it."""
+        return True
+
+    def _check_size(self, size: Resources, tasks: int, workers: Mapping[str, Mapping[str, Any]]) -> None:
+        """Log a warning if no worker can ever have room for an agent."""
+        warn_if_too_large(size, tasks, [_room(worker) for worker in workers.values()])
+
+    def release(self, name: str) -> None:
+        """End an agent without a task."""
+        ref = self._agents.pop(name, None)
+        if ref is not None:
+            ref.stop()
 
     def avoid(self, name: str, seconds: float) -> None:
         """Start no agents on the worker of an agent for some time; its own agents do not count as jobs then."""

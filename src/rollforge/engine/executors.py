@@ -10,7 +10,9 @@ import json
 import logging
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import partial
+from operator import eq
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,7 +30,7 @@ from rollforge.machine import process_name
 from rollforge.run.job import Event, Job, ignore_event, is_own
 from rollforge.run.leases import LEASE_SECONDS
 from rollforge.run.requirements import Admission
-from rollforge.run.task_resources import TaskResources, run_by_resources
+from rollforge.run.task_resources import Shapes, TaskResources
 from rollforge.run.worker_pool import WorkerPool
 from rollforge.session import Session
 from rollforge.store.base import TaskStore, open_store
@@ -93,8 +95,8 @@ class EngineExecutor:
         memory = None if self.memory is None else read_memory(self.memory, path="memory")
         return Resources(self.jobs, self.cpus, memory, self.gpus)
 
-    def engine(self, tasks: int | None = None) -> Engine:
-        """Return the engine that starts the agents, no more than there are tasks.
+    def engine(self) -> Engine:
+        """Return the engine that starts the agents.
 
         Raises
         ------
@@ -128,23 +130,13 @@ class EngineExecutor:
             If no machine of the cluster can run the tasks; the message says why.
         """
         opened = store or open_store(session.store_uri)
-        preparations = [while_starting]
-
-        def run(some: Job, asked: TaskResources) -> None:
-            given = {name: value for name in ("cpus", "memory", "gpus") if (value := getattr(asked, name)) is not None}
-            first = preparations.pop() if preparations else None
-            replace(self, **given)._run(some, session, on_event, opened, first, admission)
-
-        run_by_resources(opened, job, run)
-
-    def _run(
-        self, job: Job, session: Session, on_event: Callable[[Event], None], opened: TaskStore,
-        while_starting: Callable[[], None] | None, admission: Admission | None,
-    ) -> None:  # fmt: skip
-        """Run tasks that need the same resources."""
-        share = session.with_(threads=self.cpus)
-        counts = opened.count(job.pool, dict(job.query), batch=job.batch)
-        left = max(1, sum(counts.get(status, 0) for status in (job.before, Status.RUNNING)))
+        share, common = session.with_(threads=self.cpus), self.resources
+        shapes = Shapes(opened, job, TaskResources(common.gpus, common.memory, common.cpus))
+        wanted = {}
+        for shape in shapes.known:
+            parts = [part for part in (dict(job.query), shapes.query(partial(eq, shape))) if part]
+            counts = opened.count(job.pool, {"$and": parts} if parts else {}, batch=job.batch)
+            wanted[shape] = max(1, sum(counts.get(status, 0) for status in (job.before, Status.RUNNING)))
 
         def pack() -> Parcel | None:
             # Those that wait for other tasks, or are run by another process, may become free.
@@ -155,12 +147,12 @@ class EngineExecutor:
             ]
             return make_parcel(tasks, share, functions(job), data=self.data == "sent")
 
-        runners = EngineRunners(self.engine(left), share, job, self.silence, pack)
+        runners = EngineRunners(self.engine(), share, job, self.silence, pack, wanted)
         WorkerPool(
             # 1: the cores of an agent are its own, so that its task gets no more threads when others have none.
             opened, job, share, 1, on_event, while_starting=while_starting,
             # Another process that finds the driver dead must wait for the leases, because agents may still run.
-            name=f"driver@{process_name()}", admission=admission, runners=runners, lease_seconds=2 * self.silence,
+            name=f"driver@{process_name()}", admission=admission, runners=runners, lease_seconds=2 * self.silence, shapes=shapes,
         ).run()  # fmt: skip
 
 
@@ -188,12 +180,12 @@ class Ray(EngineExecutor):
             raise ConfigError(f"must be an address such as 'head:6379', found {shown(self.address)}.", path="address")
         object.__setattr__(self, "address", _address(self.address, "ray"))
 
-    def engine(self, tasks: int | None = None) -> Engine:
+    def engine(self) -> Engine:
         """Return the engine that starts the agents."""
         from rollforge.engine.ray import RayEngine
 
         _require("ray", "ray")
-        return RayEngine(self.address, self.resources.for_tasks(tasks))
+        return RayEngine(self.address, self.resources)
 
     def target(self, tasks: int | None = None) -> str:
         """Return which cluster it is."""
@@ -226,12 +218,12 @@ class Dask(EngineExecutor):
         if isinstance(self.address, str):
             object.__setattr__(self, "address", _address(self.address, "dask"))
 
-    def engine(self, tasks: int | None = None) -> Engine:
+    def engine(self) -> Engine:
         """Return the engine that starts the agents."""
         from rollforge.engine.dask import DaskEngine
 
         _require("distributed", "dask")
-        return DaskEngine(self.address, self.resources.for_tasks(tasks))
+        return DaskEngine(self.address, self.resources)
 
     def target(self, tasks: int | None = None) -> str:
         """Return which cluster it is."""
@@ -278,12 +270,12 @@ class Slurm(EngineExecutor):
                 path="slurm.walltime",
             )
 
-    def engine(self, tasks: int | None = None) -> Engine:
+    def engine(self) -> Engine:
         """Return the engine that starts the agents."""
         from rollforge.engine.slurm import SlurmEngine
 
         _require("dask_jobqueue", "slurm")
-        return SlurmEngine(self.options, self.resources.limited(tasks))
+        return SlurmEngine(self.options, self.resources)
 
     def target(self, tasks: int | None = None) -> str:
         """Return which jobs are submitted."""

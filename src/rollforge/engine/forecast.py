@@ -37,7 +37,7 @@ class Forecast:
     folder: str | None
     """The data folder that all machines must have; None if they are sent what tasks read."""
     shapes: tuple[Resources, ...] = ()
-    """Resources of the tasks that ask for their own, if not all ask for the same; they run one after the other."""
+    """Resources of the tasks that ask for their own, if not all ask for the same; they run at the same time."""
     values: int = 0
     """Size of the files of the data folder that are sent in addition, in bytes."""
 
@@ -45,10 +45,12 @@ class Forecast:
         """Return the forecast as text, without a line about what is started."""
         asked = self.resources
         rows = [("engine", self.target)]
-        rows += [("then" if i else "asks", _asks(one)) for i, one in enumerate(self.shapes or (asked,))]
+        rows += [("and" if i else "asks", _asks(one)) for i, one in enumerate(self.shapes or (asked,))]
         number = asked.agents(asked.tasks or 0)
         if number > 1 and not self.shapes:
             rows.append(("total", ("at most " if asked.jobs is None else "") + asked.text(number)))
+        if self.shapes and asked.jobs is not None:
+            rows.append(("total", f"at most {counted(asked.jobs, 'agent')} at a time"))
         rows.append(("data", self._data()))
         return [f"{name:<7} {text}" for name, text in rows]
 

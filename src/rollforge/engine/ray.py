@@ -20,8 +20,9 @@ from rollforge.engine.agent import Agent, Command, Equipment, NodeInfo, Reply, S
 from rollforge.engine.parcel import Manifest, Parcel, install
 from rollforge.engine.reach import check_reachable
 from rollforge.engine.remote import AgentLost, AgentRef, Call
-from rollforge.engine.resources import Resources
+from rollforge.engine.resources import Resources, Room, allot, in_order, warn_if_too_large
 from rollforge.errors import ClusterUnavailable
+from rollforge.run.task_resources import TaskResources
 from rollforge.session import Session
 
 __all__ = ["RayEngine"]
@@ -62,7 +63,8 @@ class RayAgent:
 
 
 class _Ref:
-    def __init__(self, handle: Any, put: Callable[[Parcel], Any]) -> None:
+    def __init__(self, handle: Any, put: Callable[[Parcel], Any], asked: TaskResources) -> None:
+        self.asked = asked
         self._handle = handle
         self._put = put
 
@@ -124,6 +126,14 @@ def _translated(call: Future[T]) -> Future[T]:
     return answer
 
 
+def _room(found: Mapping[str, float]) -> Room:
+    """Return what a cluster or a machine has, from Ray's description."""
+    memory = found.get("memory")
+    return {
+        "cpus": int(found.get("CPU", 0)), "memory": None if memory is None else int(memory), "gpus": found.get("GPU", 0.0)
+    }  # fmt: skip
+
+
 class RayEngine:
     """Starts agents as actors, which Ray places when there is room for them.
 
@@ -133,7 +143,7 @@ class RayEngine:
         Address of the cluster as ``ray.init`` takes it; if empty, that of the environment variable ``RAY_ADDRESS``, else
         a cluster on this machine is started.
     resources : Resources
-        How many agents there are, and what each needs.
+        How many agents there are, and what each needs unless its tasks ask for something else.
     """
 
     def __init__(self, address: str, resources: Resources) -> None:
@@ -141,15 +151,16 @@ class RayEngine:
         self._resources = resources
         self._names = itertools.count(1)
         self._agents: dict[str, _Ref] = {}
-        self._setup: Any = None
-        self._class: Any = None
+        self._setup: Setup | None = None
+        self._classes: dict[TaskResources, tuple[Any, Any]] = {}
+        """What tasks ask for -> the class of their agents, and its argument."""
         self._avoided: set[str] = set()
         self._not_before = 0.0
         self._started = False
-        self._jobs = 0
+        self._checked: set[TaskResources] = set()
         self._parcel: tuple[str, Any] | None = None
 
-    def open(self, setup: Setup) -> None:
+    def open(self, setup: Setup, wanted: Mapping[TaskResources, int]) -> None:
         """Connect to the cluster, unless this program has already done so."""
         import ray
 
@@ -164,24 +175,25 @@ class RayEngine:
                     "No task was started."
                 ) from exc
             self._started = True
-        wanted = self._resources
-        options: dict[str, Any] = {"num_cpus": wanted.cpus, "max_restarts": 0, "max_task_retries": 0}
-        if wanted.gpus:
-            options["num_gpus"] = wanted.gpus
-        if wanted.memory is not None:
-            options["memory"] = wanted.memory
-        self._class = ray.remote(RayAgent).options(**options)
-        self._setup = ray.put(setup)
-        self._jobs = wanted.agents(self._room(ray.cluster_resources()))
+        self._setup = setup
 
-    def _room(self, found: Mapping[str, float]) -> int:
-        """Return how many agents fit into the cluster."""
-        memory = found.get("memory")
-        return self._resources.fits(
-            cpus=int(found.get("CPU", 1)), memory=None if memory is None else int(memory), gpus=found.get("GPU", 0.0)
-        )
+    def _new(self, asked: TaskResources, size: Resources) -> _Ref:
+        """Start an agent for tasks that ask for some resources."""
+        import ray
 
-    def agents(self) -> Mapping[str, AgentRef]:
+        if asked not in self._classes:
+            options: dict[str, Any] = {"num_cpus": size.cpus, "max_restarts": 0, "max_task_retries": 0}
+            if size.gpus:
+                options["num_gpus"] = size.gpus
+            if size.memory is not None:
+                options["memory"] = size.memory
+            assert self._setup is not None
+            setup = ray.put(self._setup.with_cores(asked.cpus))
+            self._classes[asked] = ray.remote(RayAgent).options(**options), setup
+        kind, setup = self._classes[asked]
+        return _Ref(kind.remote(setup), self._put, asked)
+
+    def agents(self, wanted: Mapping[TaskResources, int]) -> Mapping[str, AgentRef]:
         """Return the agents, after starting as many as are missing.
 
         Agents of machines that take no tasks keep what they have been given there, and others are started in their place,
@@ -189,16 +201,31 @@ class RayEngine:
         """
         import ray
 
-        room = self._room(ray.cluster_resources())
-        if self._resources.jobs is None:  # machines come and go
-            self._jobs = self._resources.agents(room)
-        wanted = self._jobs
-        if self._avoided:
-            extra = len(self._avoided & self._agents.keys())
-            wanted = min(self._jobs + extra, max(self._jobs, room))
-        while len(self._agents) < wanted and time.monotonic() >= self._not_before:
-            self._agents[f"ray-{next(self._names)}"] = _Ref(self._class.remote(self._setup), self._put)
+        found, jobs = ray.cluster_resources(), self._resources.jobs  # machines come and go
+        sizes = in_order(wanted, self._resources)
+        targets = allot(wanted, sizes, jobs, **_room(found))
+        avoided = self._avoided & self._agents.keys()
+        left = math.inf if jobs is None else jobs - len(self._agents) + len(avoided)
+        for asked, size in sizes.items():
+            mine = [name for name, ref in self._agents.items() if ref.asked == asked]
+            extra = len(avoided.intersection(mine))
+            target = (
+                min(targets[asked] + extra, max(targets[asked], size.fits(**_room(found)))) if extra else targets[asked]
+            )
+            for _ in range(int(min(target - len(mine), left))):
+                if time.monotonic() < self._not_before:
+                    break
+                self._agents[f"ray-{next(self._names)}"] = self._new(asked, size)
+                left -= 1
+            if wanted[asked] and asked not in self._checked:
+                self._checked.add(asked)
+                machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+                warn_if_too_large(size, wanted[asked], [_room(machine) for machine in machines])
         return dict(self._agents)
+
+    def release(self, name: str) -> None:
+        """End an agent without a task."""
+        self.forget(name)
 
     def _put(self, parcel: Parcel) -> Any:
         """Return the data of a parcel in Ray's object store, where it is put once."""

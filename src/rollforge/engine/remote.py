@@ -39,6 +39,7 @@ from rollforge.engine.parcel import Manifest, Parcel
 from rollforge.engine.runs import Deliveries, lend
 from rollforge.run.interactive import main_classes
 from rollforge.run.messages import Failed, Outcome, Stopped
+from rollforge.run.task_resources import TaskResources
 from rollforge.session import Session
 from rollforge.task import Cause, TaskRecord
 
@@ -92,6 +93,10 @@ class Call:
 
 class AgentRef(Protocol):
     """An agent that the engine has started or will start when it has room."""
+
+    @property
+    def asked(self) -> TaskResources:
+        """What the tasks ask for that it takes."""
 
     def info(self) -> Future[NodeInfo]:
         """Call :meth:`~rollforge.engine.agent.Agent.info`; the result comes when the agent runs."""
@@ -183,6 +188,7 @@ class RemoteRunner:
 
     def __init__(self, name: str, agent: AgentRef, shared: Shared) -> None:
         self.name = name
+        self.asked = agent.asked
         self.task: TaskRecord | None = None
         self.failed = False
         self.refused = ""
@@ -190,6 +196,8 @@ class RemoteRunner:
         self.node: NodeInfo | None = None
         self.gone = ""
         """Why the agent is lost; empty while it answers."""
+        self.retired = False
+        """Whether it was ended because there was no task for it."""
         self._agent = agent
         self._shared = shared
         self._silence = shared.silence
@@ -259,7 +267,8 @@ class RemoteRunner:
     def assign(self, task: TaskRecord, threads: int, session: Session | None = None, *, own: bool = False) -> None:
         """Send a task to the agent."""
         main = main_classes(task.text, of_script=True) if own else None
-        self.task, self._began, self._log, self._ready = task, time.perf_counter(), "", False
+        with self._lock:
+            self.task, self._began, self._log, self._ready = task, time.perf_counter(), "", False
         sent, continued = slim(task), None
         if self._shared.deliveries is not None:
             self._shared.deliveries.begin(task)
@@ -308,6 +317,13 @@ class RemoteRunner:
     def stop(self) -> None:
         """End the agent."""
         self._agent.stop()
+
+    def retire(self) -> bool:
+        """Use the agent no more unless it has a task, and return whether it is retired."""
+        with self._lock:
+            if self.task is None and not self.gone:
+                self.gone, self._blameless, self.retired = "it is not needed any more", True, True
+        return self.retired
 
     # -- answers ---------------------------------------------------------------------------------------------------------
 

@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypedDict, TypeVar
 
 from rollforge.errors import counted
+from rollforge.run.task_resources import TaskResources
 
-__all__ = ["Resources"]
+__all__ = ["Resources", "Room", "allot", "in_order", "shared_out", "warn_if_too_large"]
+
+log = logging.getLogger(__name__)
+
+K = TypeVar("K")
+
+
+class Room(TypedDict):
+    """Cores, memory and GPUs of a machine or a cluster, as :meth:`Resources.fits` takes them."""
+
+    cpus: int
+    memory: int | None
+    gpus: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +66,17 @@ class Resources:
         found = self.for_tasks(tasks)
         return found if self.jobs is None else replace(found, jobs=found.agents(self.jobs))
 
+    def asked(self, asked: TaskResources) -> Resources:
+        """Return these with what tasks ask for themselves.
+
+        Examples
+        --------
+        >>> Resources(jobs=8, cpus=2).asked(TaskResources(gpus=1)).text()
+        '2 cores and 1 GPU'
+        """
+        given = {name: value for name in ("cpus", "memory", "gpus") if (value := getattr(asked, name)) is not None}
+        return replace(self, **given)
+
     def agents(self, room: int) -> int:
         """Return the number of agents to start, where `room` is how many fit: more than that only if so many were asked for."""
         asked = room if self.jobs is None else self.jobs
@@ -79,6 +106,80 @@ class Resources:
         if self.gpus:
             counts.append(int(gpus / self.gpus + 1e-9))
         return max(0, min(counts))
+
+    def rest_of(self, room: Room) -> Room:
+        """Return what is left of a machine's room beside an agent."""
+        memory = room["memory"]
+        return {
+            "cpus": room["cpus"] - self.cpus,
+            "memory": None if memory is None else memory - (self.memory or 0),
+            "gpus": room["gpus"] - self.gpus,
+        }
+
+
+def in_order(wanted: Mapping[TaskResources, int], common: Resources) -> dict[TaskResources, Resources]:
+    """Return the requirements of an agent for each shape of tasks, those that need most of what is scarce first."""
+    found = {asked: common.asked(asked) for asked in wanted}
+    key = lambda one: (found[one].gpus, found[one].memory or 0, found[one].cpus)  # noqa: E731
+    return {asked: found[asked] for asked in sorted(found, key=key, reverse=True)}
+
+
+def shared_out(jobs: int, wanted: Mapping[K, int]) -> dict[K, int]:
+    """Share a number of agents out evenly among shapes, none of which gets more than it wants.
+
+    Examples
+    --------
+    >>> shared_out(5, {"large": 9, "small": 2}), shared_out(5, {"large": 1, "small": 9}), shared_out(9, {"small": 2})
+    ({'large': 3, 'small': 2}, {'large': 1, 'small': 4}, {'small': 2})
+    """
+    found = dict.fromkeys(wanted, 0)
+    while jobs > 0 and (open_ones := [one for one in wanted if found[one] < wanted[one]]):
+        each = max(1, min(jobs // len(open_ones), *(wanted[one] - found[one] for one in open_ones)))
+        for one in open_ones[: jobs // each]:
+            found[one] += each
+            jobs -= each
+    return found
+
+
+def allot(
+    wanted: Mapping[TaskResources, int], sizes: Mapping[TaskResources, Resources], jobs: int | None,
+    *, cpus: int, memory: int | None, gpus: float,
+) -> dict[TaskResources, int]:  # fmt: skip
+    """Return how many agents of each shape to start on a cluster: as many as have room, those that need most first.
+
+    If a number of jobs is asked for that has no room, the others are shared out evenly, as the cluster may grow.
+
+    Examples
+    --------
+    >>> large, small = TaskResources(gpus=1), TaskResources()
+    >>> sizes = in_order({large: 4, small: 4}, Resources())
+    >>> list(allot({large: 4, small: 4}, sizes, None, cpus=4, memory=None, gpus=2).values())
+    [2, 2]
+    >>> list(allot({large: 4, small: 4}, sizes, 6, cpus=4, memory=None, gpus=2).values())
+    [3, 3]
+    """
+    found = dict.fromkeys(sizes, 0)
+    left = sum(wanted.values()) if jobs is None else jobs
+    for one, size in sizes.items():
+        n = min(wanted[one], left, size.fits(cpus=cpus, memory=memory, gpus=gpus))
+        found[one], left, cpus, gpus = n, left - n, cpus - n * size.cpus, gpus - n * size.gpus
+        if memory is not None:
+            memory -= n * (size.memory or 0)
+    if jobs is None:
+        left = 0 if any(found.values()) else 1  # a cluster that has no machine yet
+    more = shared_out(left, {one: wanted[one] - found[one] for one in sizes})
+    return {one: found[one] + more[one] for one in sizes}
+
+
+def warn_if_too_large(size: Resources, tasks: int, machines: Sequence[Room]) -> None:
+    """Log a warning if tasks need more than each of the machines has, which may still grow."""
+    if machines and not any(size.fits(**machine) for machine in machines):
+        log.warning(
+            "no machine of the cluster has %s; %s",
+            size.text(),
+            "1 task that asks for this waits until one has" if tasks == 1
+            else f"{tasks:,} tasks that ask for this wait until one has",
+        )  # fmt: skip
 
 
 def _size(size: int) -> str:

@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from operator import eq
 from typing import Protocol, runtime_checkable
 
 from rollforge.drivers import registered
@@ -20,7 +24,8 @@ from rollforge.engine.parcel import Parcel
 from rollforge.engine.remote import BEATS, SILENCE_SECONDS, AgentRef, RemoteRunner, Shared, SupportsReasons, unanswered
 from rollforge.engine.runs import Deliveries, travels
 from rollforge.run.job import Job
-from rollforge.run.runners import Runner
+from rollforge.run.runners import Offer, Runner
+from rollforge.run.task_resources import TaskResources
 from rollforge.run.worker_process import portable
 from rollforge.session import Session
 from rollforge.task import TaskRecord
@@ -33,19 +38,28 @@ _LONGEST_PAUSE = 60.0  # until an agent is started again on a machine where one 
 _ATTEMPTS = 3  # agents in succession that end before they answer, after which the driver gives up
 _TELL_SECONDS = 60.0  # between two warnings that nothing answers
 _GIVE_UP_SECONDS = 600.0  # as for a task store that cannot be reached
+_ANY = {TaskResources(): sys.maxsize}
 
 
 class Engine(Protocol):
     """Starts agents on the machines of a cluster."""
 
-    def open(self, setup: Setup) -> None:
-        """Connect to the cluster."""
+    def open(self, setup: Setup, wanted: Mapping[TaskResources, int]) -> None:
+        """Connect to the cluster, for agents that :meth:`agents` is then asked for."""
 
-    def agents(self) -> Mapping[str, AgentRef]:
-        """Return the agents that exist now, by a name that is not used again, and start others in place of lost ones.
+    def agents(self, wanted: Mapping[TaskResources, int]) -> Mapping[str, AgentRef]:
+        """Return the agents that exist now, by a name that is not used again, and start those that are missing.
 
         Called about once a second.
+
+        Parameters
+        ----------
+        wanted : mapping
+            What tasks ask for -> how many such tasks are left: the largest number of agents that are of use.
         """
+
+    def release(self, name: str) -> None:
+        """End an agent without a task, so that others can be started in its place."""
 
     def forget(self, name: str) -> None:
         """Note that an agent is lost, so that another one is started."""
@@ -117,13 +131,17 @@ class EngineRunners:
         Seconds without a call after which an agent ends its task.
     make_parcel : callable, optional
         Returns what the tasks read and the machines may lack; called before the first task.
+    wanted : mapping, optional
+        What tasks ask for -> how many such tasks there are. By default, they ask for nothing, and are many.
     """
 
     def __init__(
         self, engine: Engine, session: Session, job: Job, silence: float = SILENCE_SECONDS,
-        make_parcel: Callable[[], Parcel | None] | None = None,
+        make_parcel: Callable[[], Parcel | None] | None = None, wanted: Mapping[TaskResources, int] = _ANY,
     ) -> None:  # fmt: skip
         self._make_parcel = make_parcel
+        self._wanted = dict(wanted)
+        self._session = session
         sends = travels(session)
         self._engine = engine
         self._shared = Shared(
@@ -138,7 +156,7 @@ class EngineRunners:
         self._closing = threading.Event()
         self._quiet = Quiet()
         try:
-            engine.open(Setup(portable(session), carried(job), registered(), silence, sends))
+            engine.open(Setup(portable(session), carried(job), registered(), silence, sends), self._wanted)
             self._look()
         except BaseException:  # also Ctrl-C while the cluster does not answer
             engine.close()
@@ -149,6 +167,27 @@ class EngineRunners:
     def current(self) -> Sequence[Runner]:
         """Return the agents, including lost ones whose task's outcome has not been recorded."""
         return [runner for runner in list(self._runners.values()) if not runner.gone or runner.task is not None]
+
+    def offers(self, free: Sequence[Runner], shapes: Sequence[TaskResources]) -> list[Offer]:
+        """Return one offer for each shape of the agents without a task."""
+        counts = Counter(runner.asked for runner in free if isinstance(runner, RemoteRunner))
+        return [Offer(partial(eq, shape), number) for shape, number in counts.items()]
+
+    def choose(self, free: Sequence[Runner], task: TaskRecord, shape: TaskResources) -> Runner | None:
+        """Return an agent of the task's shape whose machine has not refused the task."""
+        return next((r for r in free if isinstance(r, RemoteRunner) and r.asked == shape and r.fits(task)), None)
+
+    def threads(self, shape: TaskResources) -> int:
+        """Return the cores of the task's agent."""
+        return shape.cpus or self._session.threads
+
+    def lacks(self, shape: TaskResources) -> str:
+        """Return an empty string: the cluster may grow."""
+        return ""
+
+    def wanted(self, tasks: Mapping[TaskResources, int]) -> None:
+        """Note for how many tasks of each shape there can be agents."""
+        self._wanted = dict(tasks)
 
     def woken(self) -> None:
         """Forget what has woken the waiting process: it reads all outcomes now."""
@@ -181,10 +220,10 @@ class EngineRunners:
         reasons = dict.fromkeys(runner.refused for runner in runners)
         return "No machine of the cluster can run the tasks:\n" + "\n".join(f"  {reason}" for reason in reasons)
 
-    def refuse(self, task: TaskRecord) -> str:
+    def refuse(self, task: TaskRecord, shape: TaskResources) -> str:
         """Return what all machines lack for a task; empty if there is one that has not tried it, or none at all."""
         refused = self._shared.refused.get(task.id, {})
-        there = {r.place for r in list(self._runners.values()) if not r.gone and not r.refused}
+        there = {r.place for r in list(self._runners.values()) if r.asked == shape and not r.gone and not r.refused}
         return "; ".join(dict.fromkeys(refused.values())) if there and there <= set(refused) else ""
 
     def settled(self, task: TaskRecord, *, stored: bool) -> None:
@@ -226,18 +265,37 @@ class EngineRunners:
             if runner.refused and not runner.gone:
                 self._avoid(name, math.inf)
             if runner.gone:
-                runner.find_reason()
-                if runner.node is None and name not in self._avoided:
-                    self._unborn.append(runner.gone)
-                    self._avoid(name, min(_LONGEST_PAUSE, 2.0 ** len(self._unborn)))
-                    self._shared.tell(f"An agent ended before it answered: {unanswered(runner.gone)}")
-                self._engine.forget(name)
+                if not runner.retired:
+                    self._forget(runner)
                 if runner.task is None:
                     del self._runners[name]
         if any(r.node is not None and not r.gone for r in self._runners.values()):
             self._forgiven = len(self._unborn)
         avoided = set(self._avoided)
-        for name, agent in self._engine.agents().items():
+        wanted = self._wanted
+        self._release_idle(wanted)
+        for name, agent in self._engine.agents(wanted).items():
             if name not in self._runners:
                 self._runners[name] = RemoteRunner(name, agent, self._shared)
         self._replaced = avoided
+
+    def _forget(self, runner: RemoteRunner) -> None:
+        """Let the engine replace a lost agent."""
+        runner.find_reason()
+        if runner.node is None and runner.name not in self._avoided:
+            self._unborn.append(runner.gone)
+            self._avoid(runner.name, min(_LONGEST_PAUSE, 2.0 ** len(self._unborn)))
+            self._shared.tell(f"An agent ended before it answered: {unanswered(runner.gone)}")
+        self._engine.forget(runner.name)
+
+    def _release_idle(self, wanted: Mapping[TaskResources, int]) -> None:
+        """End agents for which there are no tasks if there are more tasks of another shape than agents that have a machine."""
+        alive = [runner for runner in self._runners.values() if not runner.gone and not runner.refused]
+        having = Counter(runner.asked for runner in alive)
+        placed = Counter(runner.asked for runner in alive if runner.node is not None)
+        if not any(number > placed[shape] for shape, number in wanted.items()):
+            return
+        for runner in sorted(alive, key=lambda one: one.node is not None):  # those that wait for a machine first
+            if having[runner.asked] > wanted.get(runner.asked, 0) and runner.retire():
+                having[runner.asked] -= 1
+                self._engine.release(runner.name)

@@ -18,10 +18,11 @@ from typing import Any
 from rollforge.engine.agent import Setup
 from rollforge.engine.dask import DaskEngine, quiet
 from rollforge.engine.remote import AgentLost, AgentRef
-from rollforge.engine.resources import Resources
+from rollforge.engine.resources import Resources, in_order, shared_out
 from rollforge.engine.slurm_queue import SlurmProblem, SlurmQueue, State
 from rollforge.errors import ConfigError, counted, nearest
 from rollforge.limits import read_memory
+from rollforge.run.task_resources import TaskResources
 
 __all__ = ["JobShape", "SlurmEngine", "check_options", "job_shape"]
 
@@ -41,6 +42,8 @@ _OURS = {
     "host": "it belongs in 'scheduler_options'", "dashboard_address": "it belongs in 'scheduler_options'",
 }  # fmt: skip
 """Arguments of SLURMCluster that cannot be set -> the reason."""
+_BY_SHAPE = ("cores", "memory", "job_directives_skip", "job_extra_directives", "worker_extra_args")
+"""Arguments of SLURMCluster that depend on what tasks ask for."""
 _NAMES_OF_SBATCH = {"partition": "queue", "time": "walltime", "output": "log_directory"}
 _DEFAULT_WALLTIME = "00:30:00"  # of dask-jobqueue, in the packaged configuration
 
@@ -98,6 +101,8 @@ _SUBMITTED = State("PENDING")
 @dataclass(slots=True)
 class _Job:
     number: str
+    asked: TaskResources
+    """What the tasks ask for that its agents take."""
     since: float
     state: State = _SUBMITTED
     connected: bool = False
@@ -121,9 +126,12 @@ class SlurmEngine(DaskEngine):
     def __init__(self, options: Mapping[str, object], resources: Resources) -> None:
         super().__init__(None, resources)
         self._options = dict(options)
-        self._shape = job_shape(resources, options)
+        job_shape(resources, options)  # raises
+        self._shapes: dict[TaskResources, JobShape] = {}
+        self._scripts: dict[TaskResources, str] = {}
+        self._wanted: Mapping[TaskResources, int] = {}
+        """How many agents there are to be."""
         self._queue: SlurmQueue | None = None
-        self._script = ""
         self._jobs: dict[str, _Job] = {}
         self._ended: dict[str, str] = {}
         """Number of a job -> how it ended."""
@@ -140,7 +148,7 @@ class SlurmEngine(DaskEngine):
         self._thread: threading.Thread | None = None
         self._net: Any = None
 
-    def open(self, setup: Setup) -> None:
+    def open(self, setup: Setup, wanted: Mapping[TaskResources, int]) -> None:
         """Start a scheduler here, and submit the jobs.
 
         Raises
@@ -153,11 +161,10 @@ class SlurmEngine(DaskEngine):
         self._queue = SlurmQueue()
         check_options(self._options)
         SLURMCluster = _dask_jobqueue().SLURMCluster  # noqa: N806 - a class
+        self._share_out(wanted)
         try:
-            self._cluster = self._address = SLURMCluster(**self._arguments())
-            self._script = self._cluster.job_script()
-            log.debug("script of the jobs of Slurm:\n%s", self._script)
-            super().open(setup)
+            self._cluster = self._address = SLURMCluster(**self._arguments(next(iter(self._shapes.values()))))
+            super().open(setup, wanted)
             self._opened = time.monotonic()
             self._net = weakref.finalize(self, _cancel, self._queue, self._jobs)  # also at the end of the program
             self._thread = threading.Thread(target=self._keep, name="rollforge-slurm", daemon=True)
@@ -170,10 +177,31 @@ class SlurmEngine(DaskEngine):
             self.close()
             raise
 
-    def _arguments(self) -> dict[str, Any]:
+    def _share_out(self, wanted: Mapping[TaskResources, int]) -> None:
+        """Find out how many agents of each shape there are to be, and what their jobs are."""
+        sizes = in_order(wanted, self._resources)
+        for asked, size in sizes.items():
+            if asked not in self._shapes:
+                self._shapes[asked] = job_shape(size, self._options)
+        self._wanted = shared_out(self._resources.jobs or 1, {asked: wanted[asked] for asked in sizes})
+
+    def _script(self, asked: TaskResources) -> str:
+        """Return the script of the jobs of one shape."""
+        if asked not in self._scripts:
+            cluster, given = self._cluster, self._arguments(self._shapes[asked])
+            before = cluster._job_kwargs
+            cluster._job_kwargs = {**before, **{name: given[name] for name in _BY_SHAPE}}
+            try:
+                self._scripts[asked] = cluster.job_script()
+            finally:
+                cluster._job_kwargs = before
+            log.debug("script of the jobs of Slurm:\n%s", self._scripts[asked])
+        return self._scripts[asked]
+
+    def _arguments(self, wanted: JobShape) -> dict[str, Any]:
         import dask.config
 
-        wanted, options = self._shape, dict(self._options)
+        options = dict(self._options)
         section = f"jobqueue.{options.get('config_name') or 'slurm'}."
 
         def given(name: str) -> list[str]:
@@ -207,17 +235,26 @@ class SlurmEngine(DaskEngine):
             "job_extra_directives": [*directives, *theirs], "worker_extra_args": [*given("worker_extra_args"), *worker],
         }  # fmt: skip
 
-    def agents(self) -> Mapping[str, AgentRef]:
+    def agents(self, wanted: Mapping[TaskResources, int]) -> Mapping[str, AgentRef]:
         """Return the agents, after starting some in jobs whose workers have connected."""
-        found = super().agents()
+        with self._changed:
+            self._share_out(wanted)
+        found = super().agents(self._wanted)
         with self._changed:
             for name, ref in self._agents.items():
-                number = ref.worker_name.removeprefix("slurm-").partition(".")[0]
+                number = _number(ref.worker_name)
                 self._job_of[name] = number
                 if number in self._jobs and not self._jobs[number].connected:
                     self._jobs[number].connected = True
                     self._failed_starts.clear()
         return found
+
+    def _hosts(self, worker: Mapping[str, Any], asked: TaskResources) -> bool:
+        job = self._jobs.get(_number(str(worker.get("name", ""))))
+        return job is not None and job.asked == asked
+
+    def _check_size(self, size: Resources, tasks: int, workers: Mapping[str, Mapping[str, Any]]) -> None:
+        """Do nothing: Slurm refuses a job that no node can run."""
 
     def why_lost(self, name: str, wait: bool = False) -> AgentLost | None:
         """Return how the job of an agent ended; None if it has not, or if Slurm does not answer.
@@ -276,6 +313,7 @@ class SlurmEngine(DaskEngine):
         while not self._closing:
             try:
                 self._look()
+                self._cancel_unused()
                 self._submit()
                 silent = False
             except SlurmProblem as exc:
@@ -314,18 +352,49 @@ class SlurmEngine(DaskEngine):
     def _submit(self) -> None:
         """Submit jobs in place of those that have ended."""
         assert self._queue is not None
-        while not self._closing and len(self._jobs) < self._shape.jobs and not self._is_hopeless():
-            try:
-                number = self._queue.submit(self._script)
-            except SlurmProblem as exc:
+        for asked, missing in self._missing().items():
+            for _ in range(missing):
+                if self._closing or self._is_hopeless():
+                    return
+                try:
+                    number = self._queue.submit(self._script(asked))
+                except SlurmProblem as exc:
+                    with self._changed:
+                        self._refused = str(exc)
+                        self._changed.notify_all()
+                    raise
                 with self._changed:
-                    self._refused = str(exc)
+                    self._refused = ""
+                    self._jobs[number] = _Job(number, asked, time.monotonic())
                     self._changed.notify_all()
-                raise
+
+    def _missing(self) -> dict[TaskResources, int]:
+        """Return how many jobs of each shape to submit; below 0 if there are too many."""
+        with self._changed:
+            there = Counter(job.asked for job in self._jobs.values())
+            wanted = {
+                asked: math.ceil(self._wanted.get(asked, 0) / shape.tasks) for asked, shape in self._shapes.items()
+            }
+        return {asked: number - there[asked] for asked, number in wanted.items()}
+
+    def _cancel_unused(self) -> None:
+        """Cancel jobs without agents if there are more than their tasks need, so that others can start."""
+        assert self._queue is not None
+        missing = self._missing()
+        with self._changed:
+            used = {_number(ref.worker_name) for ref in list(self._agents.values())}
+            unused = []
+            for number, job in self._jobs.items():
+                if number not in used and missing[job.asked] < 0:
+                    missing[job.asked] += 1
+                    unused.append(number)
+        if unused and any(number > 0 for number in missing.values()):
+            log.info("jobs of Slurm are cancelled because no task is left for them: %s", ", ".join(unused))
+            self._queue.cancel(unused)
             with self._changed:
-                self._refused = ""
-                self._jobs[number] = _Job(number, time.monotonic())
-                self._changed.notify_all()
+                for number in unused:
+                    self._ended[number] = f"The job {number} of Slurm was cancelled because no task was left for it."
+                    del self._jobs[number]
 
     def _is_hopeless(self) -> bool:
         """Return whether jobs do not start. If others run, as when one node is at fault, that is tried again in a while."""
@@ -386,6 +455,17 @@ def _dask_jobqueue() -> Any:
         return importlib.import_module("dask_jobqueue")
     finally:
         signal.signal = before
+
+
+def _number(worker_name: str) -> str:
+    """Return the number of the job whose worker has a name.
+
+    Examples
+    --------
+    >>> _number("slurm-17.0")
+    '17'
+    """
+    return worker_name.removeprefix("slurm-").partition(".")[0]
 
 
 def _mapping(value: object) -> Mapping[str, object]:

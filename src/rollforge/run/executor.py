@@ -7,23 +7,27 @@ executor returns nothing. :class:`rollforge.testing.executor.ExecutorSuite` test
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from rollforge.errors import ConfigError, shown
+from rollforge.run.capacity import Capacity
 from rollforge.run.gpus import check_gpus
 from rollforge.run.job import Event, Job, ignore_event
 from rollforge.run.requirements import Admission
 from rollforge.run.runners import LocalRunners, StartedProcesses
-from rollforge.run.task_resources import TaskResources, run_by_resources
+from rollforge.run.task_resources import Shapes, TaskResources
 from rollforge.run.worker import Worker
 from rollforge.run.worker_pool import WorkerPool
 from rollforge.session import Session, using
 from rollforge.store.base import TaskStore, open_store
 
 __all__ = ["Executor", "InProcess", "LocalProcesses", "check_executor"]
+
+log = logging.getLogger(__name__)
 
 
 class Executor(Protocol):
@@ -120,6 +124,9 @@ class InProcess:
 class LocalProcesses:
     """Runs tasks in worker processes, each of which runs many tasks. The session's threads are divided among them.
 
+    Tasks that ask for their own ``resources`` start when they fit beside those that are running, by priority, those that
+    ask for most first.
+
     If a process dies (``kill -9``, out of memory, a crash in C code), the attempt at its task has failed. The task
     returns to the pool at once, and a new process replaces the dead one.
 
@@ -169,16 +176,16 @@ class LocalProcesses:
             If this machine has fewer GPUs than a process needs.
         """
         opened = store or open_store(session.store_uri)
-        preparations = [while_starting]
-
-        def run(some: Job, asked: TaskResources) -> None:
-            gpus = self.gpus if asked.gpus is None else asked.gpus
-            check_gpus(gpus)
-            jobs = asked.processes(self.jobs, session.threads) if asked != TaskResources() else self.jobs
-            share = session.shared_by(jobs)
-            WorkerPool(
-                opened, some, share, jobs, on_event, while_starting=preparations.pop() if preparations else None,
-                admission=admission, runners=LocalRunners(share, some, jobs, log_file, self.started, gpus),
-            ).run()  # fmt: skip
-
-        run_by_resources(opened, job, run)
+        shapes = Shapes(opened, job, TaskResources(gpus=self.gpus))
+        check_gpus(max(shape.gpus or 0.0 for shape in shapes.known))
+        capacity = Capacity.of_machine(session.threads, self.jobs)
+        for shape in shapes.known:
+            if lacks := capacity.lacks(shape):
+                log.warning("tasks ask for %s: each runs alone, with what there is", lacks)
+        (asked,) = shapes.known if len(shapes.known) == 1 else (None,)
+        jobs = self.jobs if asked is None else capacity.side_by_side(asked, self.jobs)
+        share = session.shared_by(jobs)
+        WorkerPool(
+            opened, job, share, jobs, on_event, while_starting=while_starting, admission=admission, shapes=shapes,
+            runners=LocalRunners(share, job, jobs, log_file, self.started, capacity, asked),
+        ).run()  # fmt: skip

@@ -10,6 +10,7 @@ import re
 import struct
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,20 +82,22 @@ def check_gpus(gpus: float, *, path: str = "gpus") -> None:
         )
 
 
-def take_gpus(gpus: float) -> GpuShare | None:
+def take_gpus(gpus: float, names: Sequence[str] | None = None) -> GpuShare | None:
     """Return a share that no other process has, or None if too few GPUs are free at the moment.
 
     Parameters
     ----------
     gpus : float
         A whole number of GPUs, or a fraction of one. Fractions fill a GPU before the next one is used.
+    names : sequence of str, optional
+        Names of the GPUs, by default those of :func:`visible_gpus`.
     """
     size = _WHOLE if gpus >= 1 else max(1, int(gpus * _WHOLE + 1e-6))
     wanted, share = max(1, int(gpus)), GpuShare((), ())
     folder = _folder()
     with (folder / "allocation.lock").open("w") as mutex:
         fcntl.flock(mutex, fcntl.LOCK_EX)  # otherwise two processes could each get a part of what they need
-        for name in visible_gpus():
+        for name in visible_gpus() if names is None else names:
             descriptor = _locked(folder / re.sub(r"[^\w.-]", "_", name), size)
             if descriptor is not None:
                 share.devices += (name,)

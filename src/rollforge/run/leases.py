@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import TypeVar
 
@@ -25,6 +26,7 @@ from rollforge.generate.naming import describe
 from rollforge.run.job import Event, EventKind, Job
 from rollforge.run.messages import CannotRun, CannotStart, Done, Failed, Outcome, Stopped, Unreadable
 from rollforge.run.requirements import Admission
+from rollforge.run.task_resources import Shapes, TaskResources
 from rollforge.run.worker_health import Retries, WorkerHealth
 from rollforge.session import Session
 from rollforge.store.base import PauseNotice, Query, TaskStore
@@ -68,6 +70,11 @@ class Leases:
         Decides which submissions' tasks this machine can run. By default all of them.
     wait_for_others : bool
         If True, workers that have not started yet get time to try tasks that failed here.
+    shapes : Shapes, optional
+        What the tasks ask for. By default, nobody asks.
+    lacks : callable
+        Returns what this machine lacks for tasks that ask for some resources, which are left to other workers; empty if it
+        lacks nothing.
     """
 
     def __init__(
@@ -82,6 +89,8 @@ class Leases:
         *,
         admission: Admission | None = None,
         wait_for_others: bool = False,
+        shapes: Shapes | None = None,
+        lacks: Callable[[TaskResources], str] = lambda shape: "",
     ) -> None:
         self.store = store
         self.job = job
@@ -100,6 +109,9 @@ class Leases:
         self._paused = PauseNotice(store, job.pool)
         self._health = WorkerHealth(store, job.pool, name, wait_for_others=wait_for_others)
         self._retries = Retries(store, job.pool, name, wait_for_others=wait_for_others)
+        self._shapes = shapes
+        self._lacks = lacks
+        self._told: set[TaskResources] = set()
         self.cannot_run: dict[str, str] = {}
         """Tasks that this machine cannot run and leaves to other workers: id -> what the machine lacks."""
 
@@ -155,12 +167,49 @@ class Leases:
             parts.append({"_id": {"$nin": sorted(left_out)}})
         if self._admission is not None and not (counted and self._admission.can_run_all):
             parts.append(self._admission.query)
-        return {"$and": parts} if len(parts) > 1 else parts[0] if parts else {}
+        if self._shapes is not None and any(map(self._lacks, self._shapes.known)):
+            parts.append(self._shapes.query(lambda shape: not self._lacks(shape)))
+        return _all_of(parts)
 
-    def take(self, limit: int) -> list[TaskRecord]:
+    def _too_large(self) -> dict[str, int]:
+        """Return what this machine lacks for waiting tasks, and for how many of them."""
+        found: dict[str, int] = {}
+        for shape in self._shapes.known if self._shapes is not None else ():
+            if (reason := self._lacks(shape)) and (
+                number := self._with_retries(functools.partial(self._count_of, shape))
+            ):
+                found[f"It lacks {reason}"] = number
+        return found
+
+    def _count_of(self, shape: TaskResources) -> int:
+        assert self._shapes is not None
+        query = _all_of([self.job.query, self._shapes.query(lambda other: other == shape)])
+        return self.store.count(self.job.pool, query, batch=self.job.batch).get(self.job.before, 0)
+
+    def tell_what_is_left(self) -> None:
+        """Log a warning about tasks that ask for more than this machine has, once for each kind."""
+        for shape in self._shapes.known if self._shapes is not None else ():
+            if shape not in self._told and (reason := self._lacks(shape)):
+                self._told.add(shape)
+                number = self._with_retries(functools.partial(self._count_of, shape))
+                log.warning("%s left to other workers, as this machine lacks %s",
+                            "1 task is" if number == 1 else f"{number:,} tasks are", reason)  # fmt: skip
+
+    def take(
+        self, limit: int, takes: Callable[[TaskResources], bool] | None = None, priority: int | None = None
+    ) -> list[TaskRecord]:
         """Claim up to `limit` tasks; their leases are renewed from now on.
 
         Tasks that failed here are left to other workers at first.
+
+        Parameters
+        ----------
+        limit : int
+            Maximum number of tasks.
+        takes : callable, optional
+            Returns whether tasks that ask for some resources are claimed. By default, all are.
+        priority : int, optional
+            Only tasks of this priority or a higher one.
 
         Raises
         ------
@@ -172,15 +221,48 @@ class Leases:
         limit = self._with_health(lambda: self._health.claim_limit(limit))
         if not limit:
             return []
-        claimed = self._claim(limit, self._with_retries(lambda: self._retries.avoid))
+        only = [self._shapes.query(takes)] if self._shapes is not None and takes is not None else []
+        only += [{"priority": {"$gte": priority}}] if priority is not None else []
+        claimed = self._claim(limit, self._with_retries(lambda: self._retries.avoid), only)
         due = self._with_retries(self._retries.due) if len(claimed) < limit else []
         if due:
-            claimed += self._claim(limit - len(claimed), "", {"_id": {"$in": due}})
+            claimed += self._claim(limit - len(claimed), "", [{"_id": {"$in": due}}, *only])
+        if takes is not None:
+            claimed = self._taken(claimed, takes)
         self._retries.claimed(claimed)
         if not claimed and self._admission is not None:
             admission = self._admission
             self._with_retries(lambda: admission.refresh(idle=True))
         return claimed
+
+    def _taken(self, claimed: Sequence[TaskRecord], takes: Callable[[TaskResources], bool]) -> list[TaskRecord]:
+        """Return the tasks whose shapes are taken, and give back others, which were not known when they were claimed."""
+        if self._shapes is None:
+            return list(claimed)
+        kept = []
+        for task in claimed:
+            if takes(self._with_retries(functools.partial(self._shapes.note, task))):
+                kept.append(task)
+            else:
+                self.give_back(task)
+                self._seen.discard(task.id)
+        return kept
+
+    def wanted(self) -> dict[TaskResources, int]:
+        """Return how many tasks of each shape can be claimed now, after a backoff, or when others have ended.
+
+        0 for a shape whose tasks all wait for others.
+        """
+        if self._shapes is None:
+            return {}
+        shapes = self._shapes
+        return {shape: self._with_retries(functools.partial(self._waiting_of, shapes, shape)) for shape in shapes.known}
+
+    def _waiting_of(self, shapes: Shapes, shape: TaskResources) -> int:
+        query = _all_of([self.query(), shapes.query(lambda other: other == shape)])
+        if not self.store.has_free(self.job.pool, self.job.before, query, batch=self.job.batch):
+            return 0
+        return self.store.count(self.job.pool, query, batch=self.job.batch).get(self.job.before, 0)
 
     def _with_health(self, check: Callable[[], T]) -> T:
         """Call `check` and return its result; if this worker proves to be faulty, give back its failed attempts."""
@@ -191,9 +273,9 @@ class Leases:
             self._with_retries(lambda: self.store.restore_attempts(self.job.pool, self.name, failed))
             raise
 
-    def _claim(self, limit: int, avoid: str, only: Mapping[str, object] | None = None) -> list[TaskRecord]:
+    def _claim(self, limit: int, avoid: str, only: Sequence[Query]) -> list[TaskRecord]:
         identity = uuid.uuid4().hex  # if the answer is lost, the same claim can be repeated
-        query = {"$and": [dict(self.query()), dict(only)]} if only else self.query()
+        query = _all_of([self.query(), *only])
         claimed = self._with_retries(
             lambda: self.store.claim(
                 self.job.pool,
@@ -291,8 +373,8 @@ class Leases:
         RequirementsNotMet
             If there are such tasks; the message names them and what the machine lacks.
         """
-        refused = self._refused()
-        if not self.cannot_run and not refused:
+        refused, too_large = self._refused(), self._too_large()
+        if not self.cannot_run and not refused and not too_large:
             return
         tasks: dict[str, list[str]] = {}
         for task_id, reason in self.cannot_run.items():
@@ -301,6 +383,8 @@ class Leases:
             f"  {reason} ({counted(len(ids), 'task')}: {', '.join(ids[:3])}{' …' if len(ids) > 3 else ''})"
             for reason, ids in tasks.items()
         )
+        for reason, number in too_large.items():
+            lacks = "\n".join(filter(None, [lacks, f"  {reason} ({counted(number, 'task')})"]))
         if refused and self._admission is not None:
             lacks = "\n".join(filter(None, [lacks, self._admission.explain(refused)]))
         what = (
@@ -320,7 +404,7 @@ class Leases:
     def cannot_run_the_rest(self) -> bool:
         """Return whether this machine cannot run any of the tasks that are left."""
         none_runnable = self._admission is not None and not self._admission.can_run_any and bool(self._refused())
-        return (bool(self.cannot_run) or none_runnable) and not self.work_left()
+        return (bool(self.cannot_run) or none_runnable or bool(self._too_large())) and not self.work_left()
 
     def finish(self) -> None:
         """Check this worker once more when it has nothing left to do.
@@ -414,3 +498,15 @@ class Leases:
             return False
         # All of them depend on tasks outside this job: keep waiting while another worker runs those, or can.
         return store.has_free(pool, Status.RUNNING) or store.has_free(pool, Status.WAITING)
+
+
+def _all_of(parts: Sequence[Query]) -> Query:
+    """Return the query for tasks that match all parts.
+
+    Examples
+    --------
+    >>> _all_of([{}, {"priority": 1}]), _all_of([])
+    ({'priority': 1}, {})
+    """
+    given = [dict(part) for part in parts if part]
+    return {"$and": given} if len(given) > 1 else given[0] if given else {}

@@ -8,17 +8,16 @@ out of memory, runs with the new ones.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 
 from rollforge.errors import ConfigError, counted, nearest
 from rollforge.limits import read_memory
-from rollforge.machine import memory_size
-from rollforge.run.job import Job
+from rollforge.run.job import Job, is_own
 from rollforge.store.base import TaskStore
 from rollforge.task import Definition, TaskRecord, digest
 
-__all__ = ["RESOURCES", "TaskResources", "read_resources", "resources_info", "run_by_resources", "without_resources"]
+__all__ = ["RESOURCES", "Shapes", "TaskResources", "read_resources", "resources_info", "without_resources"]
 
 log = logging.getLogger(__name__)
 
@@ -40,30 +39,32 @@ class TaskResources:
         """Sorts by what is scarce: GPUs, then memory, then cores."""
         return self.gpus or 0, self.memory or 0, self.cpus or 0
 
-    def processes(self, jobs: int, threads: int) -> int:
-        """Return how many tasks run side by side in `jobs` processes of this machine, and log what it does not have.
+    def over(self, default: TaskResources) -> TaskResources:
+        """Return these, with those of `default` in place of what is not asked for.
 
         Examples
         --------
-        >>> TaskResources(cpus=4).processes(jobs=8, threads=16)
-        4
+        >>> TaskResources(cpus=4).over(TaskResources(cpus=1, gpus=0.5))
+        TaskResources(gpus=0.5, memory=None, cpus=4)
         """
-        size = memory_size()
-        if (self.cpus or 1) > threads:
-            log.warning(
-                "tasks ask for %s, but have %d here: each runs alone, with these",
-                counted(self.cpus or 1, "core"),
-                threads,
-            )
-        if self.memory is not None and size is not None and self.memory > size:
-            log.warning(
-                "tasks ask for %.4g GiB of memory, but this machine has %.4g: each runs alone",
-                self.memory / 2**30,
-                size / 2**30,
-            )
-        fitting = [threads // self.cpus if self.cpus else jobs]
-        fitting += [size // self.memory] if size is not None and self.memory else []
-        return max(1, min(jobs, *fitting))
+        return TaskResources(
+            default.gpus if self.gpus is None else self.gpus,
+            default.memory if self.memory is None else self.memory,
+            default.cpus if self.cpus is None else self.cpus,
+        )
+
+    def text(self) -> str:
+        """Return what is asked for, for messages.
+
+        Examples
+        --------
+        >>> TaskResources(gpus=1, memory=3 * 2**29, cpus=4).text()
+        '4 cores, 1.5 GiB of memory and 1 GPU'
+        """
+        parts = [counted(self.cpus, "core")] if self.cpus else []
+        parts += [f"{self.memory / 2**30:,.4g} GiB of memory"] if self.memory else []
+        parts += [f"{self.gpus:g} GPU{'' if self.gpus == 1 else 's'}"] if self.gpus else []
+        return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts) or "nothing"
 
 
 def read_resources(given: object, path: str = f"task.{RESOURCES}") -> TaskResources:
@@ -128,42 +129,92 @@ def resources_info(tasks: Iterable[Mapping[str, object]]) -> dict[str, object]:
     return {RESOURCES: listed} if listed else {}
 
 
-def run_by_resources(store: TaskStore, job: Job, run: Callable[[Job, TaskResources], None]) -> None:
-    """Call `run` once for all tasks that ask for the same resources, those that ask for most first.
+class Shapes:
+    """Shapes of the unfinished tasks of a job. Tasks that ask for the same resources have the same shape.
 
-    Tasks that depend on others are run together with them, with the most that any of them asks for.
+    Tasks that are stored later are noted when they are claimed.
+
+    Parameters
+    ----------
+    store : TaskStore
+        Store that contains the tasks.
+    job : Job
+        Which tasks they are.
+    default : TaskResources
+        What a task gets that it does not ask for.
+
+    Examples
+    --------
+    >>> from rollforge.store.memory import MemoryStore
+    >>> store = MemoryStore()
+    >>> _ = store.create("p", [{"x": 1}, {"x": 2, "resources": {"gpus": 1}}])
+    >>> Shapes(store, Job("p", len), TaskResources(cpus=2)).known
+    [TaskResources(gpus=1, memory=None, cpus=2), TaskResources(gpus=None, memory=None, cpus=2)]
     """
-    submissions = store.submissions(job.pool)
-    stored = {"$or": [{RESOURCES: {"$exists": True}}, {f"item.{RESOURCES}": {"$exists": True}}]}
-    if not any(RESOURCES in info for info in submissions.values()) and not store.count(
-        job.pool, stored, batch=job.batch
-    ):
-        run(job, TaskResources())
-        return
-    tasks = store.query(job.pool, {"status": job.before.value}, batch=job.batch, results=False)
-    groups = _grouped(list(tasks), submissions)
-    if len(groups) < 2:
-        run(job, next(iter(groups), TaskResources()))
-        return
-    for asked in sorted(groups, key=lambda one: one.order, reverse=True):
-        chosen: dict[str, object] = {"_id": {"$in": groups[asked]}}
-        run(replace(job, query={"$and": [dict(job.query), chosen]} if job.query else chosen), asked)
 
+    def __init__(self, store: TaskStore, job: Job, default: TaskResources = TaskResources()) -> None:
+        self._store = store
+        self._job = job
+        self._default = default
+        self._submissions: dict[str, dict[str, TaskResources]] = {}
+        self._asking: dict[str, TaskResources] = {}
+        """Id of each task that asks for something -> what it gets."""
+        self.known: list[TaskResources] = []
+        """All shapes, those that ask for most first."""
+        self._read_submissions()
+        stored = {"$or": [{RESOURCES: {"$exists": True}}, {f"item.{RESOURCES}": {"$exists": True}}]}
+        if any(self._submissions.values()) or store.count(job.pool, stored, batch=job.batch):
+            # A task that runs elsewhere, or waits for one of these, may have to run here.
+            left: dict[str, object] = {"status": {"$in": ["waiting", "part_done", "running"]}}
+            query = {"$and": [dict(job.query), left]} if job.query else left
+            for task in store.query(job.pool, query, batch=job.batch, results=False):
+                self.note(task)
+        if not self.known:
+            self.known = [default]
 
-def _grouped(
-    tasks: Sequence[TaskRecord], submissions: Mapping[str, Mapping[str, object]]
-) -> dict[TaskResources, list[str]]:
-    by_submission = {key: _by_task(info.get(RESOURCES)) for key, info in submissions.items()}
-    groups: dict[TaskResources, list[str]] = {}
-    for task in tasks:
-        asked = by_submission.get(task.submission, {}).get(task.id)
-        groups.setdefault(_asked_in(task) if asked is None else asked, []).append(task.id)
-    if len(groups) > 1 and any(task.depends_on for task in tasks):
-        most = TaskResources(*(max((v for v in values if v is not None), default=None) for values in zip(
-            *((one.gpus, one.memory, one.cpus) for one in groups), strict=True
-        )))  # fmt: skip
-        return {most: [task.id for task in tasks]}
-    return groups
+    def of(self, task: TaskRecord) -> TaskResources:
+        """Return the shape of a task that was noted."""
+        return self._asking.get(task.id, self._default)
+
+    def note(self, task: TaskRecord) -> TaskResources:
+        """Find out and return what a task asks for, which may have been submitted again with other resources."""
+        if task.submission and task.submission not in self._submissions:
+            self._read_submissions()
+            self._submissions.setdefault(task.submission, {})
+        asked = self._submissions.get(task.submission, {}).get(task.id)
+        if asked is None:
+            asked = self._asked_in(task)
+        shape = asked.over(self._default)
+        if shape != self._default:
+            self._asking[task.id] = shape
+        else:
+            self._asking.pop(task.id, None)
+        if shape not in self.known:
+            self.known = sorted([*self.known, shape], key=lambda one: one.order, reverse=True)
+        return shape
+
+    def query(self, takes: Callable[[TaskResources], bool]) -> dict[str, object]:
+        """Return the query for tasks whose shapes are taken; empty for all tasks."""
+        if takes(self._default):
+            others = sorted(task for task, shape in self._asking.items() if not takes(shape))
+            return {"_id": {"$nin": others}} if others else {}
+        return {"_id": {"$in": sorted(task for task, shape in self._asking.items() if takes(shape))}}
+
+    def _read_submissions(self) -> None:
+        for key, info in self._store.submissions(self._job.pool, sorted(self._submissions)).items():
+            self._submissions[key] = _by_task(info.get(RESOURCES))
+
+    def _asked_in(self, task: TaskRecord) -> TaskResources:
+        """Return the resources in the definition of a task that was stored without a submission."""
+        try:
+            item = task.definition.get("item") if "place" in task.definition else None  # of a trainer without a pool
+            given = item if isinstance(item, Mapping) else task.definition
+            return read_resources(given.get(RESOURCES))
+        except ConfigError as exc:
+            if is_own(self._job, self._store, task):
+                raise
+            log.warning("task %s runs as if it asked for nothing: %s", task.id[:12], exc)
+            return TaskResources()
 
 
 def _by_task(listed: object) -> dict[str, TaskResources]:
@@ -174,10 +225,3 @@ def _by_task(listed: object) -> dict[str, TaskResources]:
             asked = read_resources({name: one.get(name) for name in ("cpus", "memory", "gpus")}, "submission.resources")
             found.update({str(task): asked for task in one["tasks"]})
     return found
-
-
-def _asked_in(task: TaskRecord) -> TaskResources:
-    """Return the resources in the definition of a task that was stored without a submission."""
-    item = task.definition.get("item") if "place" in task.definition else None  # of a trainer without a pool
-    given = item if isinstance(item, Mapping) else task.definition
-    return read_resources(given.get(RESOURCES))

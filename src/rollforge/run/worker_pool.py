@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from multiprocessing import connection
 
@@ -25,6 +25,7 @@ from rollforge.run.leases import LEASE_SECONDS, RECONNECT_SECONDS, Leases
 from rollforge.run.messages import CannotRun, CannotStart, Done, Failed
 from rollforge.run.requirements import Admission
 from rollforge.run.runners import LocalRunners, Runner, Runners
+from rollforge.run.task_resources import Shapes, TaskResources
 from rollforge.session import Session
 from rollforge.store.base import TaskStore
 from rollforge.task import Cause, TaskRecord
@@ -50,6 +51,9 @@ _LONG_SECONDS = 2.0  # mean duration above which it is worth counting the tasks 
 
 
 _NEARLY_DONE = 0.9  # fraction of the mean duration after which a running task is expected to free its cores soon
+
+
+_COUNT_SECONDS = 1.0  # between two counts of the tasks of each shape
 
 
 _IDLE_DEATHS = 3
@@ -100,6 +104,8 @@ class WorkerPool:
         `session`.
     wait_for_others : bool
         If True, workers that have not started yet get time to try tasks that failed here.
+    shapes : Shapes, optional
+        What the tasks ask for, by default as the store says.
 
     Examples
     --------
@@ -125,12 +131,16 @@ class WorkerPool:
     admission: Admission | None = None
     runners: Runners | None = None
     wait_for_others: bool = False
+    shapes: Shapes | None = None
     ran: int = 0
     _runners: Runners = field(init=False, repr=False)
+    _shapes: Shapes = field(init=False, repr=False)
     _queue: deque[TaskRecord] = field(default_factory=deque)
     _left: deque[TaskRecord] = field(default_factory=deque)  # claimed tasks that a runner could not run
     _recent: deque[float] = field(default_factory=lambda: deque(maxlen=8))
     _idle_deaths: int = 0
+    _counted: float = -1e9
+    _selects: bool = False
 
     def run(self) -> int:
         """Run tasks and return how many were run.
@@ -149,9 +159,10 @@ class WorkerPool:
             If the store is unavailable for longer than `reconnect_timeout` seconds.
         """
         self._runners = self.runners or LocalRunners(self.session, self.job, self.jobs)
+        self._shapes = self.shapes or Shapes(self.store, self.job)
         leases = Leases(
             self.store, self.job, self.name, self.on_event, self.lease_seconds, self.reconnect_timeout, self._log_of,
-            admission=self.admission, wait_for_others=self.wait_for_others,
+            admission=self.admission, wait_for_others=self.wait_for_others, shapes=self._shapes, lacks=self._runners.lacks,
         )  # fmt: skip
         try:
             if self.while_starting is not None:
@@ -211,37 +222,71 @@ class WorkerPool:
         while self._queue and leases.holds():
             leases.give_back(self._queue.pop())
         for left in list(self._left):
-            if reason := self._runners.refuse(left):
+            if reason := self._runners.refuse(left, self._shapes.of(left)):
                 self._left.remove(left)
                 leases.leave(left, reason)
-        if len(self._queue) < len(idle):
-            self._queue.extend(leases.take(len(idle) - len(self._queue) + self._ahead()))
-        elif not idle and not self._busy():
+        if not idle and not self._busy():
             leases.take(0)  # no runner is free yet: only find out which tasks can run
-        for runner in idle:
-            if (task := self._next_for(runner)) is None:
-                continue
-            if runner.failed and task.attempt + 1 >= task.max_attempts:
-                # The last attempt must not fail because of what another task left behind.
-                runner.renew_process(_FAILED_GRACE)
-            leases.started(task)
-            own = is_own(self.job, self.store, task)
-            runner.assign(task, self._threads(leases), leases.session_for(task), own=own)
+        leases.tell_what_is_left()
+        self._count(leases)
+        while idle:
+            self._claim(leases, idle)
+            before = len(idle)
+            while idle and (found := self._next(idle)) is not None:
+                self._start(leases, *found)
+                idle.remove(found[0])
+            if len(idle) == before:
+                break
+        if self._selects:  # what cannot start yet, another worker may run
+            while self._queue:
+                leases.give_back(self._queue.pop())
 
-    def _next_for(self, runner: Runner) -> TaskRecord | None:
-        """Take the first claimed task that fits a runner: one that another runner has left, or the next in the queue."""
+    def _count(self, leases: Leases) -> None:
+        """Tell the runners now and then how many tasks there are of each shape."""
+        if len(self._shapes.known) < 2 or time.monotonic() - self._counted < _COUNT_SECONDS:
+            return
+        wanted = leases.wanted()
+        self._counted = time.monotonic()
+        for task in (*self._left, *self._queue, *(s.task for s in self._busy() if s.task is not None)):
+            wanted[self._shapes.of(task)] += 1
+        self._runners.wanted(wanted)
+
+    def _claim(self, leases: Leases, idle: Sequence[Runner]) -> None:
+        """Claim as many tasks as the idle runners can start."""
+        for offer in self._runners.offers(idle, self._shapes.known):
+            self._selects = offer.larger_first
+            missing = offer.number - sum(offer.takes(self._shapes.of(task)) for task in self._queue)
+            if missing > 0:
+                ahead = self._ahead() if len(self._shapes.known) == 1 else 0
+                self._queue.extend(leases.take(missing + ahead, offer.takes))
+            if offer.larger_first and self._queue:
+                first = self._shapes.of(self._queue[0])
+                larger = {shape for shape in self._shapes.known if shape.order > first.order and offer.takes(shape)}
+                if larger:
+                    self._queue.extendleft(leases.take(1, larger.__contains__, self._queue[0].priority))
+
+    def _next(self, idle: Sequence[Runner]) -> tuple[Runner, TaskRecord] | None:
+        """Take the first claimed task that can start: one that another runner has left, or the next in the queue."""
         for tasks in (self._left, self._queue):
             for task in tasks:
-                if runner.fits(task):
+                if (runner := self._runners.choose(idle, task, self._shapes.of(task))) is not None:
                     tasks.remove(task)
-                    return task
+                    return runner, task
         return None
 
-    def _threads(self, leases: Leases) -> int:
+    def _start(self, leases: Leases, runner: Runner, task: TaskRecord) -> None:
+        if runner.failed and task.attempt + 1 >= task.max_attempts:
+            # The last attempt must not fail because of what another task left behind.
+            runner.renew_process(_FAILED_GRACE)
+        leases.started(task)
+        threads = self._threads(leases, self._shapes.of(task))
+        runner.assign(task, threads, leases.session_for(task), own=is_own(self.job, self.store, task))
+
+    def _threads(self, leases: Leases, shape: TaskResources) -> int:
         """Return the threads of the next task: its share, or more for the last tasks, when other processes are idle."""
-        share = self.session.threads
+        share = self._runners.threads(shape)
         mean = sum(self._recent) / len(self._recent) if self._recent else 0.0
-        if not self.exit_when_empty or mean < _LONG_SECONDS:
+        if not self.exit_when_empty or mean < _LONG_SECONDS or len(self._shapes.known) > 1:
             return share
         busy = sum(runner.seconds < _NEARLY_DONE * mean for runner in self._busy())
         side_by_side = min(self.jobs, 1 + busy + len(self._queue) + leases.waiting())

@@ -28,7 +28,7 @@ from rollforge.errors import (
 )
 from rollforge.limits import LIMITS
 from rollforge.machine import process_is_stopped
-from rollforge.run.gpus import VARIABLE, GpuShare, take_gpus
+from rollforge.run.gpus import VARIABLE, GpuShare
 from rollforge.run.interactive import main_classes
 from rollforge.run.job import Job
 from rollforge.run.messages import (
@@ -86,6 +86,7 @@ def _signal_name(number: int) -> str:
 
 _STOPPED_SECONDS = 60.0  # as long as a lease
 _LOOK_SECONDS = 1.0
+_PART_SECONDS = 1.0  # that a process has to exit before others use its GPUs
 
 
 @dataclass(slots=True)
@@ -127,8 +128,6 @@ class WorkerProcess:
         The job to run.
     log_file : path, optional
         File to which the process also logs.
-    gpus : float
-        GPUs that only this process uses, or the fraction of one. It is free, and can be started, once it has them.
     modules : path, optional
         Folder with the modules of a user of another machine, see :func:`~rollforge.user_code.use_sent`.
     """
@@ -139,14 +138,12 @@ class WorkerProcess:
         job: Job,
         log_file: Path | None = None,
         *,
-        gpus: float = 0.0,
         modules: Path | None = None,
     ) -> None:
         self._session = portable(session)
         self._job = job
         self._log_file = log_file
         self._modules = modules
-        self._gpus = gpus
         self._share: GpuShare | None = None
         self._context = multiprocessing.get_context("spawn")
         # A file without a name: the system frees it, whichever process is killed.
@@ -174,18 +171,19 @@ class WorkerProcess:
 
     @property
     def free(self) -> bool:
-        """Whether it has no task, and the GPUs that it needs. The process is started with the next task."""
-        return self.task is None and self.has_gpus
+        """Whether it has no task. The process is started with the next task."""
+        return self.task is None
 
-    @property
-    def has_gpus(self) -> bool:
-        """Whether the process has the GPUs that it needs; see :meth:`take_gpus`."""
-        return self._gpus == 0 or self._share is not None
+    def use_gpus(self, share: GpuShare | None) -> None:
+        """Let tasks see only the GPUs of a share, or all if there is none, in a new process if one is running.
 
-    def take_gpus(self) -> None:
-        """Take the GPUs that the process needs, if they are free now. It keeps them until :meth:`end`."""
-        if not self.has_gpus:
-            self._share = take_gpus(self._gpus)
+        The share that it had is given back. It keeps the new one until :meth:`end`.
+        """
+        if share is not self._share:
+            self._part(_PART_SECONDS)
+            if self._share is not None:
+                self._share.close()
+            self._share = share
 
     @property
     def handles(self) -> list[Any]:
