@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,5 @@ def test_tasks_of_different_sizes_share_a_worker(
         assert sum(found[x].began <= start < found[x].ended for x in range(4, 8)) <= 2
         assert sum((3 if x == 8 else 1) for x, one in found.items() if one.began <= start < one.ended) <= 3
     assert {x: one.threads for x, one in found.items()} == {**dict.fromkeys(range(8), 1), 8: 3}
-    assert (
-        caplog.text.count("no machine of the cluster has 4 cores; 1 task that asks for this waits until one has") == 1
-    )
+    warning = r"no machine of the cluster has 4 cores \(the largest has 3 cores.*\); 1 task that asks for this waits"
+    assert len(re.findall(warning, caplog.text)) == 1

@@ -307,3 +307,21 @@ def test_jobs_are_as_many_and_as_large_as_the_tasks_need(
 def test_a_job_without_room_for_a_task_is_an_error(options: Mapping[str, object]) -> None:
     with pytest.raises(ConfigError, match="slurm"):
         job_shape(Resources(jobs=1, cpus=2, memory=2**30), options)
+
+
+@needs_slurm
+@pytest.mark.slow
+def test_tasks_of_different_sizes_have_jobs_of_their_sizes(slurm: SlurmServer, tmp_path: Path) -> None:
+    """A task of two cores and 2 GB runs in a job that asked Slurm for these, whatever the others ask for."""
+    run = RunTasks(executor(jobs=3), tmp_path)
+    small = {"do": "variable", "name": "SLURM_JOB_ID"}
+    tasks = run(*[small] * 2, *[{**small, "resources": {"cpus": 2, "memory": "2G"}}] * 2)
+    assert {task.status for task in tasks} == {Status.DONE}
+    asked = [_asked(slurm, str(task.result)) for task in tasks]
+    assert asked == [("1", "1G")] * 2 + [("2", "2G")] * 2
+
+
+def _asked(slurm: SlurmServer, job: str) -> tuple[str, str]:
+    """Return the cores of a task and the memory that a job asked for."""
+    told = dict(part.split("=", 1) for part in slurm.call("scontrol", "show", "job", job).split() if "=" in part)
+    return told["CPUs/Task"], told["MinMemoryNode"]

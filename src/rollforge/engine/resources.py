@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypedDict, TypeVar
@@ -173,13 +174,35 @@ def allot(
 
 def warn_if_too_large(size: Resources, tasks: int, machines: Sequence[Room]) -> None:
     """Log a warning if tasks need more than each of the machines has, which may still grow."""
-    if machines and not any(size.fits(**machine) for machine in machines):
-        log.warning(
-            "no machine of the cluster has %s; %s",
-            size.text(),
-            "1 task that asks for this waits until one has" if tasks == 1
-            else f"{tasks:,} tasks that ask for this wait until one has",
-        )  # fmt: skip
+    if not machines or any(size.fits(**machine) for machine in machines):
+        return
+    waiting = (
+        "1 task that asks for this waits until one has"
+        if tasks == 1
+        else f"{tasks:,} tasks that ask for this wait until one has"
+    )
+    log.warning(
+        "no machine of the cluster has %s (the largest has %s); %s", size.text(), largest(size, machines), waiting
+    )
+
+
+def largest(size: Resources, machines: Sequence[Room]) -> str:
+    """Return what the machine has that comes closest to the needs of an agent.
+
+    Examples
+    --------
+    >>> machines = [{"cpus": 64, "memory": 2**33, "gpus": 0.0}, {"cpus": 4, "memory": 2**35, "gpus": 2.0}]
+    >>> largest(Resources(cpus=8, gpus=1), machines), largest(Resources(cpus=96), machines)
+    ('4 cores, 32 GiB of memory and 2 GPUs', '64 cores and 8 GiB of memory')
+    """
+    enough = lambda room: (  # noqa: E731
+        room["gpus"] >= size.gpus,
+        room["memory"] is None or room["memory"] >= (size.memory or 0),
+        room["cpus"],
+        math.inf if room["memory"] is None else room["memory"],
+    )
+    best = max(machines, key=enough)
+    return Resources(cpus=best["cpus"], memory=best["memory"], gpus=best["gpus"]).text()
 
 
 def _size(size: int) -> str:
