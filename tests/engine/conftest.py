@@ -26,15 +26,18 @@ class Cluster:
 
 
 @pytest.fixture(scope="package", autouse=True)
-def ray_folder() -> Iterator[None]:
+def own_ray() -> Iterator[None]:
     """Give the clusters of this process a folder of their own. Ray joins the last cluster that was started in its folder,
     so that a test would use, or fail because of, the cluster of another process.
+
+    Clusters are without tokens: one in the home directory would turn them on, and Ray reads the setting only once in a process.
     """
     with (
         tempfile.TemporaryDirectory(prefix="r", ignore_cleanup_errors=True) as folder,
         pytest.MonkeyPatch.context() as patch,
     ):
         patch.setenv("RAY_TMPDIR", folder)
+        patch.setenv("RAY_AUTH_MODE", "disabled")
         yield
 
 
