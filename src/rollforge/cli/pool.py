@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rollforge.cli.completion import pool_names
 from rollforge.cli.exit_codes import Exit
 from rollforge.cli.names import ANY_SPELLING
 from rollforge.cli.summaries import json_line, pool_summary
@@ -35,7 +36,9 @@ _QUERY = typer.Argument(help='Which tasks, as a query in MongoDB\'s form: \'{"st
 
 @app.callback()
 def _options(
-    pool: Annotated[str | None, typer.Option("--task-pool", "-t", help="Name of the pool.")] = None,
+    pool: Annotated[
+        str | None, typer.Option("--task-pool", "-t", help="Name of the pool.", autocompletion=pool_names)
+    ] = None,
     store_uri: Annotated[
         str | None, typer.Option("--store", help="URI of the task store; ROLLFORGE_STORE by default.")
     ] = None,

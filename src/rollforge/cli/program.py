@@ -37,13 +37,20 @@ def _repeat_lost_interruption(lost: sys.UnraisableHookArgs) -> None:
         sys.__unraisablehook__(lost)
 
 
-def run_app(command: typer.Typer) -> None:
+def run_app(command: typer.Typer, complete_var: str | None = None) -> None:
     """Run a command with its arguments, and end the process with its exit code.
 
     Messages repeat the user's input, which may have been pasted from anywhere, so it is escaped.
+
+    Parameters
+    ----------
+    command : Typer
+        The command.
+    complete_var : str, optional
+        The variable by which a shell asks for completions; by default it follows from how the program was started.
     """
     try:
-        code = command(standalone_mode=False)
+        code = command(standalone_mode=False, complete_var=complete_var)
     except typer.Abort:
         echo_error("rollforge: cancelled; nothing was changed.")
         sys.exit(Exit.FAILED)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rollforge.cli.completion import service_names, workflow_files
 from rollforge.cli.exit_codes import Exit
 from rollforge.cli.names import ANY_SPELLING, OptionsAnywhere
 from rollforge.cli.terminal import console, echo, echo_error, echo_json, one_line, output_to_stderr
@@ -95,7 +96,8 @@ class ServiceOptions:
 def _serve(
     context: typer.Context,
     service: Annotated[
-        str | None, typer.Option("--service", help="Name of the service; by default the only one.")
+        str | None,
+        typer.Option("--service", help="Name of the service; by default the only one.", autocompletion=service_names),
     ] = None,
     ledger_uri: Annotated[
         str | None, typer.Option("--ledger", help="URI of the ledger; by default that of the task store.")
@@ -107,7 +109,12 @@ def _serve(
 @app.command()
 def init(
     context: typer.Context,
-    file: Annotated[Path, typer.Argument(metavar="WORKFLOW.yaml", help="A workflow file with rolling windows.")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="WORKFLOW.yaml", help="A workflow file with rolling windows.", autocompletion=workflow_files
+        ),
+    ],
     begin: Annotated[
         str | None,
         typer.Option(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rollforge.cli.completion import pool_names
 from rollforge.cli.terminal import SafeFormatter, echo, one_line
 from rollforge.errors import ConfigError, counted, nearest, shown
 
@@ -48,7 +49,7 @@ def load_function(name: str) -> Callable[..., object]:
 
 
 def worker(
-    pool: Annotated[str, typer.Option("--task-pool", "-t", help="Name of the pool.")],
+    pool: Annotated[str, typer.Option("--task-pool", "-t", help="Name of the pool.", autocompletion=pool_names)],
     store_uri: Annotated[
         str | None, typer.Option("--store", help="URI of the task store; ROLLFORGE_STORE by default.")
     ] = None,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rollforge.cli.comparison import Experiment, Format, Shape, write_comparison
+from rollforge.cli.completion import experiment_or_file, workflow_files
 from rollforge.cli.exit_codes import Exit
 from rollforge.cli.summaries import AsJson, error_groups, plan_summary, result_summary, start_summary, summarised
 from rollforge.cli.terminal import echo, echo_error, echo_json, one_line
@@ -33,8 +34,15 @@ if TYPE_CHECKING:
     from rollforge.session import Session
     from rollforge.workflow import Template
 
-File = Annotated[Path, typer.Argument(metavar="WORKFLOW.yaml", help="The workflow file.")]
-Name = Annotated[str, typer.Argument(metavar="EXPERIMENT", help="Name of the experiment, or its workflow file.")]
+File = Annotated[
+    Path, typer.Argument(metavar="WORKFLOW.yaml", help="The workflow file.", autocompletion=workflow_files)
+]
+Name = Annotated[
+    str,
+    typer.Argument(
+        metavar="EXPERIMENT", help="Name of the experiment, or its workflow file.", autocompletion=experiment_or_file
+    ),
+]
 StoreUri = Annotated[str | None, typer.Option("--store", help="URI of the task store: sqlite:///PATH.")]
 TrackingUri = Annotated[
     str | None, typer.Option("--tracking", help="URI of the tracking store: sqlite:///PATH, http://…, folder:PATH.")
@@ -629,7 +637,9 @@ def report(
     names: Annotated[
         list[str],
         typer.Argument(
-            metavar="EXPERIMENT", help="Names of experiments, or their workflow files. Several are compared."
+            metavar="EXPERIMENT",
+            help="Names of experiments, or their workflow files. Several are compared.",
+            autocompletion=experiment_or_file,
         ),
     ],
     store_uri: StoreUri = None,
