@@ -294,6 +294,27 @@ def _room(worker: Mapping[str, Any]) -> Room:
     }  # fmt: skip
 
 
+def _connect(address: object, **options: Any) -> Client:
+    """Return a client of a scheduler, which is closed if that is interrupted."""
+    from distributed import Client
+
+    client = Client.__new__(Client)
+    try:
+        Client.__init__(client, cast(Any, address), set_as_default=False, **options)
+    except BaseException:
+        # Dask would close it at the end of the program, when its event loop has stopped, and wait a minute for that.
+        _disconnect(client)
+        raise
+    return client
+
+
+def _disconnect(client: Client) -> None:
+    """Close a client, also if its scheduler does not answer."""
+    with quiet(), contextlib.suppress(Exception):  # such as a scheduler that does not answer, or none so far
+        client.close(_STOP_SECONDS)
+    client.status = "closed"  # else it is closed again when it is collected
+
+
 class DaskEngine:
     """Starts agents on the workers of a Dask cluster: as many on each as its threads, memory and GPUs allow.
 
@@ -319,7 +340,7 @@ class DaskEngine:
 
     def open(self, setup: Setup, wanted: Mapping[TaskResources, int]) -> None:
         """Connect to the scheduler."""
-        from distributed import Client, LocalCluster
+        from distributed import LocalCluster
 
         address = self._address
         if address == "":
@@ -335,7 +356,7 @@ class DaskEngine:
         elif isinstance(address, str):
             check_reachable(address, "Dask")
         try:
-            self._client = Client(address, set_as_default=False)
+            self._client = _connect(address)
         except (OSError, ValueError) as exc:
             raise ClusterUnavailable(
                 f"The Dask scheduler {address} cannot be used: {' '.join(str(exc).split())} No task was started."
@@ -422,11 +443,9 @@ class DaskEngine:
 
     def _connect_again(self) -> None:
         """Connect to a scheduler that was started again at the same address, after Dask's own client has given up."""
-        from distributed import Client
-
         for ref in self._agents.values():
             ref.give_up("the Dask scheduler does not answer")
-        self._client = Client(self._cluster or self._address, set_as_default=False, timeout=_ANSWER_SECONDS)
+        self._client = _connect(self._cluster or self._address, timeout=_ANSWER_SECONDS)
 
     def forget(self, name: str) -> None:
         """Note that an agent is lost."""
@@ -441,6 +460,7 @@ class DaskEngine:
         wait([ref.stopping for ref in self._agents.values() if ref.stopping is not None], timeout=_STOP_SECONDS)
         with quiet():
             if self._client is not None:
-                self._client.close(5)
+                _disconnect(self._client)
             if self._cluster is not None:
-                self._cluster.close(10)
+                with contextlib.suppress(TimeoutError):  # what is left ends with this process
+                    self._cluster.close(_CLOSING_SECONDS)

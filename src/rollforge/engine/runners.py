@@ -6,6 +6,7 @@ An :class:`Engine` starts agents and calls them; :class:`EngineRunners` takes th
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import sys
@@ -232,16 +233,17 @@ class EngineRunners:
             self._shared.deliveries.settle(task, stored=stored)
 
     def close(self) -> None:
-        """End all agents."""
+        """End all agents. Every step is taken, although one fails or is interrupted by another Ctrl-C."""
         self._closing.set()
-        self._keeper.join(5.0)
-        for runner in self._runners.values():
-            runner.stop()
-        self._engine.close()
-        self._shared.threads.shutdown(wait=True, cancel_futures=True)
-        if self._shared.deliveries is not None:
-            self._shared.deliveries.close()
-        self._shared.bell.close()
+        with contextlib.ExitStack() as last_first:
+            last_first.callback(self._shared.bell.close)
+            if self._shared.deliveries is not None:
+                last_first.callback(self._shared.deliveries.close)
+            last_first.callback(self._shared.threads.shutdown, wait=True, cancel_futures=True)
+            last_first.callback(self._engine.close)
+            for runner in list(self._runners.values()):
+                last_first.callback(runner.stop)
+            last_first.callback(self._keeper.join, 5.0)
 
     def _keep(self) -> None:
         while not self._closing.wait(min(1.0, self._shared.silence / BEATS)):

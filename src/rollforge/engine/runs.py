@@ -133,6 +133,7 @@ class Deliveries:
         self._lock = threading.Lock()
         self._open: dict[tuple[str, int], list[str]] = {}
         """Runs that were created for attempts whose outcome is not stored yet: task and token -> ids."""
+        self._closed = False
 
     def begin(self, task: TaskRecord) -> None:
         """Prepare for an attempt at a task that was just claimed: remove what a killed driver has written for it.
@@ -158,6 +159,8 @@ class Deliveries:
         """
         try:
             with self._lock, tempfile.TemporaryDirectory(prefix="rollforge-runs-") as name:
+                if self._closed:
+                    raise TrackingError("The driver was interrupted before it wrote the run.")
                 _unpack(packed, Path(name))
                 tracker = open_tracker(self._session.tracking_uri)
                 source = FolderTracker(f"folder:{name}")
@@ -175,8 +178,9 @@ class Deliveries:
             self._settle((task.id, task.token), stored)
 
     def close(self) -> None:
-        """Remove the runs of attempts whose outcome was not stored."""
+        """Remove the runs of attempts whose outcome was not stored, and write no others."""
         with self._lock:
+            self._closed = True
             for attempt in list(self._open):
                 self._settle(attempt, stored=False)
 

@@ -362,7 +362,20 @@ class WorkerPool:
             raise TrainingFailed(f"Worker processes exit before they can run a task. The last error:\n{outcome.error}")
 
     def _give_all_back(self, leases: Leases) -> None:
-        """Interrupt running tasks and give back everything that is still claimed."""
+        """Interrupt running tasks and give back everything that is still claimed, also after another Ctrl-C."""
+        try:
+            self._interrupt_all(leases)
+        finally:
+            for runner in self._busy():
+                runner.kill()
+                runner.task = None
+            self._queue.clear()
+            self._left.clear()
+            for task in leases.held():
+                leases.give_back(task)
+
+    def _interrupt_all(self, leases: Leases) -> None:
+        """Interrupt running tasks, and give back those that end soon."""
         for runner in self._busy():
             runner.interrupt()
         deadline = time.monotonic() + 5.0
@@ -378,10 +391,3 @@ class WorkerPool:
                     self._runners.settled(task, stored=stored)
                 else:
                     leases.give_back(task)
-        for runner in self._busy():
-            runner.kill()
-            runner.task = None
-        self._queue.clear()
-        self._left.clear()
-        for task in leases.held():
-            leases.give_back(task)
