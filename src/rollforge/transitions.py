@@ -21,6 +21,7 @@ __all__ = [
     "committed",
     "counted",
     "dependency_failed",
+    "ended_under",
     "expired",
     "expired_under",
     "failed",
@@ -95,6 +96,22 @@ def expired_under(task: TaskRecord, worker: str) -> bool:
     (True, False, False)
     """
     return task.cause is Cause.LEASE_LOST and (task.error or "").startswith(f"{_EXPIRED.format(worker)}:")
+
+
+def ended_under(task: TaskRecord, worker: str) -> bool:
+    """Return whether the latest claim was held by a worker, which has stored how its attempt ended.
+
+    Examples
+    --------
+    >>> running = claimed(TaskRecord(id="t", pool="p", definition={}), worker="w1", token=1, lease=60.0, now=1.0)
+    >>> done = committed(running, None, Status.DONE, log="", now=2.0)
+    >>> ended_under(done, "w1"), ended_under(done, "w2"), ended_under(given_back(running), "w1")
+    (True, False, False)
+    >>> ended_under(expired(running, now=99.0), "w1")
+    False
+    """
+    by_others = (Cause.LEASE_LOST, Cause.CANCELLED)
+    return task.worker == worker and task.finished_at is not None and task.cause not in by_others
 
 
 def _ended(task: TaskRecord, attempt: int, *, final: bool, now: float) -> TaskRecord:

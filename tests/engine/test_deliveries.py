@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from rollforge.engine.runs import Deliveries, pack
-from rollforge.run.messages import Done
+from rollforge.run.messages import Done, Failed
 from rollforge.session import Session
 from rollforge.store.codec import encode_result
 from rollforge.store.memory import MemoryStore
@@ -15,6 +15,7 @@ from rollforge.task import Status, TaskRecord
 from rollforge.track.base import get_experiment, open_tracker
 from rollforge.track.folder import FolderTracker
 from rollforge.track.tracker import RunData, RunQuery
+from rollforge.transitions import ended_under
 
 NOTHING = Done(encode_result(None))
 EARLIER, LATER = (
@@ -136,6 +137,28 @@ def test_runs_of_a_refused_result_are_removed(session: Session, tmp_path: Path) 
     assert [run.info.name for run in runs(session)] == ["interrupted"]
     deliveries.close()
     assert runs(session) == []
+
+
+@pytest.mark.parametrize("outcome", ["done", "failed", "given back", "lost", "nothing"])
+def test_the_pool_says_at_the_end_which_runs_are_kept(outcome: str, session: Session, tmp_path: Path) -> None:
+    """Ctrl-C came after the outcome was stored, and before the deliveries were told so."""
+    pool = Pool()
+    task = pool.claim("mine")
+    deliveries = Deliveries(session, lambda one: ended_under(next(iter(pool.store.query("p"))), str(one.worker)))
+    deliveries.deliver(recorded(tmp_path, "run"), NOTHING, task)
+    if outcome == "done":
+        pool.store.commit(task, None)
+    elif outcome == "failed":
+        pool.store.fail(task, "error")
+    elif outcome == "given back":
+        pool.store.give_back(task)
+    elif outcome == "lost":
+        pool.claim("other")
+    deliveries.close()
+    assert len(runs(session)) == (outcome in ("done", "failed"))
+    late = deliveries.deliver(recorded(tmp_path, "late"), NOTHING, task)
+    assert isinstance(late, Failed)
+    assert "interrupted" in late.error
 
 
 def test_a_folder_without_values_is_not_a_run(session: Session, tmp_path: Path) -> None:

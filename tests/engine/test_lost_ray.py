@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
@@ -136,6 +139,51 @@ def test_the_task_of_a_killed_actor_is_free_when_its_process_has_ended(machines:
     with meanwhile(kill):
         run(stamp(stamps, 100.0, end=str(end)), max_attempts=3)
     check(run, stamps, 1, lost=1)
+
+
+DRIVER = """
+import sys
+from pathlib import Path
+from rollforge.engine.executors import Ray
+from rollforge.testing.executor import RunTasks
+
+address, folder, silence, seconds = sys.argv[1:]
+run = RunTasks(Ray(address, jobs=2, silence=float(silence)), Path(folder))
+run(*[{"do": "stamp", "stamps": f"{folder}/stamps", "seconds": float(seconds)}] * 2)
+"""
+
+
+def test_a_killed_driver_leaves_nothing_on_the_cluster(cluster: Any, machines: list[Any], tmp_path: Path) -> None:
+    """The agents and their worker processes end, and the next driver has all cores, while the machines live on."""
+    import ray
+
+    (tmp_path / "stamps").mkdir()
+    (tmp_path / "driver.py").write_text(DRIVER, encoding="utf-8")
+
+    def drive(seconds: float) -> subprocess.Popen[bytes]:
+        words = [sys.executable, tmp_path / "driver.py", cluster.address, tmp_path, SILENCE, seconds]
+        return subprocess.Popen(list(map(str, words)), cwd=tmp_path)
+
+    def found() -> list[Attempt]:
+        return [one for attempts in tracks(tmp_path / "stamps").values() for one in attempts]
+
+    drivers = [drive(90.0)]
+    try:
+        wait_for(lambda: running(tmp_path / "stamps", 0) and running(tmp_path / "stamps", 1), "two tasks")
+        drivers[0].kill()
+        drivers[0].wait()
+        killed, processes = time.monotonic(), {pid for one in found() for pid in (one.pid, one.agent)}
+        assert len(processes) == 4
+        wait_for(lambda: not any(map(is_alive, processes)), "the end of all processes")
+        assert time.monotonic() - killed < 2 * SILENCE + 1.0
+        wait_for(lambda: ray.available_resources().get("CPU") == 2.0, "two free cores", 2 * SILENCE)
+        drivers.append(drive(0.1))
+        assert drivers[1].wait(timeout=60) == 0
+        assert len(found()) == 4
+    finally:
+        for driver in drivers:
+            driver.kill()
+            driver.wait()
 
 
 @pytest.mark.parametrize(

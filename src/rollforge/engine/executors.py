@@ -147,7 +147,7 @@ class EngineExecutor:
             ]
             return make_parcel(tasks, share, functions(job), data=self.data == "sent")
 
-        runners = EngineRunners(self.engine(), share, job, self.silence, pack, wanted)
+        runners = EngineRunners(self.engine(), share, job, self.silence, pack, wanted, opened)
         WorkerPool(
             # 1: the cores of an agent are its own, so that its task gets no more threads when others have none.
             opened, job, share, 1, on_event, while_starting=while_starting,

@@ -29,7 +29,9 @@ from rollforge.run.runners import Offer, Runner
 from rollforge.run.task_resources import TaskResources
 from rollforge.run.worker_process import portable
 from rollforge.session import Session
+from rollforge.store.base import TaskStore
 from rollforge.task import TaskRecord
+from rollforge.transitions import ended_under
 
 __all__ = ["Engine", "EngineRunners", "SupportsAvoiding"]
 
@@ -134,19 +136,26 @@ class EngineRunners:
         Returns what the tasks read and the machines may lack; called before the first task.
     wanted : mapping, optional
         What tasks ask for -> how many such tasks there are. By default, they ask for nothing, and are many.
+    store : TaskStore, optional
+        Store with the pool. It is asked which outcomes were stored if that is not known at the end.
     """
 
     def __init__(
         self, engine: Engine, session: Session, job: Job, silence: float = SILENCE_SECONDS,
         make_parcel: Callable[[], Parcel | None] | None = None, wanted: Mapping[TaskResources, int] = _ANY,
+        store: TaskStore | None = None,
     ) -> None:  # fmt: skip
+        def is_stored(task: TaskRecord) -> bool:
+            found = [] if store is None else store.query(task.pool, {"_id": task.id}, results=False)
+            return any(ended_under(one, task.worker or "") for one in found)
+
         self._make_parcel = make_parcel
         self._wanted = dict(wanted)
         self._session = session
         sends = travels(session)
         self._engine = engine
         self._shared = Shared(
-            session, silence, Deliveries(session) if sends else None, sends,
+            session, silence, Deliveries(session, is_stored) if sends else None, sends,
             equips=make_parcel is not None, losses=engine if isinstance(engine, SupportsReasons) else None,
         )  # fmt: skip
         self._runners = self._shared.runners

@@ -13,7 +13,7 @@ import socket
 import tempfile
 import threading
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -126,13 +126,16 @@ class Deliveries:
     ----------
     session : Session
         The driver's session, with the tracking store.
+    is_stored : callable, optional
+        Asks the pool whether the outcome of an attempt is stored.
     """
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, is_stored: Callable[[TaskRecord], bool] = lambda task: False) -> None:
         self._session = session
+        self._is_stored = is_stored
         self._lock = threading.Lock()
-        self._open: dict[tuple[str, int], list[str]] = {}
-        """Runs that were created for attempts whose outcome is not stored yet: task and token -> ids."""
+        self._open: dict[tuple[str, int], tuple[TaskRecord, list[str]]] = {}
+        """Runs that were created for attempts whose outcome is not stored yet: task and token -> task, ids of runs."""
         self._closed = False
 
     def begin(self, task: TaskRecord) -> None:
@@ -165,7 +168,8 @@ class Deliveries:
                 tracker = open_tracker(self._session.tracking_uri)
                 source = FolderTracker(f"folder:{name}")
                 delivered = deliver_runs(source, tracker, task.id, task.worker or "")
-                self._open[task.id, task.token] = [made.id for i, made in delivered.items() if not is_lent(source, i)]
+                made = [run.id for i, run in delivered.items() if not is_lent(source, i)]
+                self._open[task.id, task.token] = (task, made)
             return self._with_reference(outcome, tracker, delivered)
         except (RollforgeError, OSError) as exc:
             if isinstance(outcome, Done):
@@ -178,14 +182,22 @@ class Deliveries:
             self._settle((task.id, task.token), stored)
 
     def close(self) -> None:
-        """Remove the runs of attempts whose outcome was not stored, and write no others."""
+        """Remove the runs of attempts whose outcome is not stored, and write no others.
+
+        The pool is asked, since Ctrl-C may come after an outcome was stored and before :meth:`settle`.
+        """
         with self._lock:
             self._closed = True
-            for attempt in list(self._open):
-                self._settle(attempt, stored=False)
+            for attempt, (task, _) in list(self._open.items()):
+                try:
+                    stored = self._is_stored(task)
+                except RollforgeError as exc:
+                    log.warning("runs of task %s are kept, since the pool does not say how it ended: %s", task.id, exc)
+                else:
+                    self._settle(attempt, stored)
 
     def _settle(self, attempt: tuple[str, int], stored: bool) -> None:
-        runs = self._open.pop(attempt, [])
+        _, runs = self._open.pop(attempt, (None, []))
         tracker = open_tracker(self._session.tracking_uri) if runs else None
         for run_id in runs:
             assert tracker is not None
