@@ -15,6 +15,7 @@ from tests.documents.command_line import call
 import rollforge
 from rollforge import D
 from rollforge.errors import ConfigError, DataError
+from rollforge.market.append import append_table
 from rollforge.market.importer import import_table
 from rollforge.market.layouts import is_chinese
 
@@ -70,6 +71,11 @@ LAYOUTS: dict[str, tuple[str, str, str, dict[str, str], tuple[float, float]]] = 
         "2024-01-02,11,12,9,10,1000\n2024-01-03,12,13,10,11,2000\n",
         "utf-8", "AAPL", {"instrument": "Ticker", "datetime": "Date"}, (10.5, 11.5),
     ),
+    "aapl.csv": (
+        "Date,Open,High,Low,Close,Adj Close,Volume\n2024-01-02,10,12,9,11,11,1000\n2024-01-03,11,13,10,12,12,2000\n",
+        "utf-8", "AAPL", {"datetime": "Date", "adj_close": "Adj Close", "instrument": "the name of the file"},
+        (10.5, 11.5),
+    ),
     "seconds.csv": (
         "time,symbol,open,high,low,close,volume\n1704153600,A,10,12,9,11,1000\n1704240000,A,11,13,10,12,2000\n",
         "utf-8", "A", {"datetime": "time", "instrument": "symbol"}, (10.5, 11.5),
@@ -106,6 +112,43 @@ def test_a_layout_is_recognized(name: str, tmp_path: Path) -> None:
     np.testing.assert_allclose(found.to_numpy(), expected, rtol=1e-6)
     days = found.index.get_level_values("datetime").strftime("%Y-%m-%d")
     assert list(days) == ["2024-01-02", "2024-01-03"]
+
+
+ROWS = "2024-01-02,10,12,9,11,1000\n2024-01-03,11,13,10,12,2000\n"
+
+
+def test_the_command_says_that_the_file_names_the_instrument(tmp_path: Path) -> None:
+    """A file without a column of instruments has one instrument, so its name decides."""
+    (tmp_path / "brk-b.csv").write_text(f"Date,Open,High,Low,Close,Volume\n{ROWS}")
+    done = call("data", "import", tmp_path / "brk-b.csv", tmp_path / "market")
+    assert done.exit_code == 0
+    assert "all rows are of 'BRK-B', by the name of the file" in done.stdout
+    assert "instrument from the name of the file" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("header", "rows"),
+    [
+        ("Date,Open,High,Low,Close,Volume", ROWS + ROWS),
+        ("Date,Open,High,Low,Close,Sector", ROWS),
+        ("Date,Open,High,Low,Settle,Volume", ROWS),
+    ],
+    ids=["two rows on a day", "another column", "no close"],
+)
+def test_other_files_need_a_column_of_instruments(header: str, rows: str, tmp_path: Path) -> None:
+    """Several instruments in such a file would all become one."""
+    (tmp_path / "aapl.csv").write_text(f"{header}\n{rows}")
+    with pytest.raises(DataError, match="no column of instruments"):
+        import_table(tmp_path / "aapl.csv", tmp_path / "market")
+
+
+def test_new_days_need_a_column_of_instruments(tmp_path: Path) -> None:
+    """A file of new days is often named by its day, which would become an instrument."""
+    (tmp_path / "aapl.csv").write_text(f"Date,Open,High,Low,Close,Volume\n{ROWS}")
+    import_table(tmp_path / "aapl.csv", tmp_path / "market")
+    (tmp_path / "2024-01-04.csv").write_text("Date,Open,High,Low,Close,Volume\n2024-01-04,11,13,10,12,2000\n")
+    with pytest.raises(DataError, match="no column of instruments"):
+        append_table(tmp_path / "2024-01-04.csv", tmp_path / "market")
 
 
 def test_a_folder_of_yahoo_is_adjusted(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pandas as pd
 from rollforge.dates import read_day
 from rollforge.errors import DataError, DateError, nearest
 
-__all__ = ["CODE", "CODES", "DATE", "DATES", "column_names", "is_translated", "tidy"]
+__all__ = ["CODE", "CODES", "DATE", "DATES", "column_names", "is_of_one", "is_translated", "tidy"]
 
 CODE, DATE = "instrument", "datetime"
 
@@ -22,6 +22,8 @@ _SURE = 8  # the first ones, which are unambiguous
 DATES = ("datetime", "date", "trade_date", "tradedate", "trading_date", "trade_day", "day", "timestamp", "open_time",
           "trade_time", "time")  # fmt: skip
 _SAME = {"vol": "volume", "money": "amount", "close_last": "close", "datum": "date"}
+_OF_ONE = {"open", "high", "low", "close", "adj_close", "volume", "dividends", "stock_splits", "capital_gains"}
+"""The fields of Yahoo's files, which have one instrument each."""
 # Column names of Chinese sources -> names in this module.
 _SAME |= {
     "日期": "date", "交易日期": "date", "时间": "time",
@@ -74,6 +76,17 @@ def column_names(raw: pd.DataFrame, given: Mapping[str, str], file: Path | str, 
             raise DataError(_both(by_name[name], column, name, file))
         by_name[name] = column
     return names
+
+
+def is_of_one(raw: pd.DataFrame, given: Mapping[str, str]) -> bool:
+    """Return whether a table has the columns of one of Yahoo's files: a day, prices and volume, and no other.
+
+    A table with a second row on some day has several instruments, whose column is missing.
+    """
+    names = {c: name for c in raw.columns if (name := given.get(str(c), tidy(c)))}
+    days = [c for c, name in names.items() if name in DATES]
+    fields = [name for name in names.values() if name not in DATES]
+    return len(days) == 1 and "close" in fields and _OF_ONE.issuperset(fields) and bool(raw[days[0]].is_unique)
 
 
 def _pick(names: dict[object, str], target: str, usual: Sequence[str], file: Path | str) -> dict[object, str]:

@@ -71,7 +71,7 @@ def import_table(
     ----------
     source : path, DataFrame, or a table of Polars or Arrow
         A ``.parquet`` or ``.csv`` file (``.csv.gz`` too), a folder with one per instrument, named by its code, or a
-        table in memory.
+        table in memory. A single CSV file of Yahoo, which has no column of instruments, is named by its code too.
     path : path
         The data folder; must not exist, or must be empty.
     market : str
@@ -101,7 +101,7 @@ def import_table(
         a numeric column, a negative price, a duplicate day, a day years away from all others, bars less than a minute apart, or
         a code that is not a valid folder name. Nothing has been written.
     """
-    table = read_table(source, dict(columns or {}), names=names, encoding=encoding)
+    table = read_table(source, dict(columns or {}), names=names, encoding=encoding, by_file_name=True)
     rows = ordered(table)
     check_values(table, rows)
     notes = [*table.notes, *_odd_days(table, rows), *without_zeros(rows)]

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from rollforge.dates import FIRST_DAY, LAST_DAY, DayColumn, clock, read_column
 from rollforge.errors import DataError, DataNotFound, counted, shown
 from rollforge.limits import LIMITS, check_parquet, open_unpacked
-from rollforge.market.columns import CODE, DATE, column_names
+from rollforge.market.columns import CODE, DATE, column_names, is_of_one
 from rollforge.market.frames import as_frame, reading
 from rollforge.market.layouts import code_of, is_chinese, kline_names, unstacked
 from rollforge.market.numbers import read_numbers
@@ -49,7 +49,12 @@ class Table:
 
 
 def read_table(
-    given: object, columns: dict[str, str], *, names: Sequence[str] | None = None, encoding: str = "utf-8"
+    given: object,
+    columns: dict[str, str],
+    *,
+    names: Sequence[str] | None = None,
+    encoding: str = "utf-8",
+    by_file_name: bool = False,
 ) -> Table:
     """Return the table in a file, in a folder with one file per instrument, or in memory.
 
@@ -63,6 +68,9 @@ def read_table(
         Names of the columns of CSV files without a header line.
     encoding : str
         Encoding of CSV files.
+    by_file_name : bool
+        Whether a single CSV file with prices of one instrument, as Yahoo has them, is named by it. The name of a file
+        with new days is rarely that of an instrument.
 
     Raises
     ------
@@ -71,7 +79,7 @@ def read_table(
     DataError
         If it cannot be read as a table of daily values.
     """
-    form = _Form(columns, None if names is None else list(names), encoding)
+    form = _Form(columns, None if names is None else list(names), encoding, by_file_name=by_file_name)
     if not isinstance(given, (str, os.PathLike)):
         raw = pd.DataFrame(as_frame(given, "The table"))
         table = _tidied(_without_index(raw), form, "the table", code=None)
@@ -98,6 +106,8 @@ class _Form:
     encoding: str
     klines: bool = False
     """Whether a file has the columns of Binance's klines."""
+    by_file_name: bool = False
+    """Whether a file with one instrument, but without its code, is named by it."""
 
 
 def _read_folder(folder: Path, form: _Form) -> Table:
@@ -141,6 +151,9 @@ def _read_file(file: Path, form: _Form, *, code: str | None) -> Table:
     if stacked is not None:
         raw, first_line, code = stacked, None, None
         notes.append("the first three lines are a header of fields, tickers and the name of the days")
+    elif code is None and form.by_file_name and is_of_one(raw, form.columns):
+        code = code_of(file.name[: -len(_suffix(file))]).upper()
+        notes.append(f"there is no column of instruments; all rows are of {shown(code)}, by the name of the file")
     table = _tidied(raw, form, file, code=code, first_line=first_line, semicolons=separator == ";")
     return dataclasses.replace(table, notes=(*notes, *table.notes))
 
