@@ -31,7 +31,6 @@ _GROUND = [
     "transitions",
     "confidential",
     "mail",
-    "notify",
     "machine",
     "drivers",
     "session",
@@ -51,6 +50,7 @@ _GROUND = [
     "qlib_imports",
     "description",
     "build",
+    "notify",
     "plugins",
     "qlib_options",
 ]

@@ -197,18 +197,19 @@ def test_an_address_is_a_secret_from_the_moment_it_is_read() -> None:
 # -- the section of a workflow -----------------------------------------------------------------------------------------
 
 URL_TEXT = "must begin with http:// or https:// and name a host, without user and password, or be env:NAME."
+FORMS, OWN = "{command: …}, {webhook: …}, {email: …}", "{class: …, module_path: …}"
 COMMAND_TEXT = "must be a command line, or a list of its words."
 
 
 @pytest.mark.parametrize(
     ("section", "place", "message"),
     [
-        ({"command": "x"}, "", "must be a list of {command: …}, {webhook: …} and {email: …}, found {'command': 'x'}."),
+        ({"command": "x"}, "", f"must be a list of {FORMS} and {OWN}, found {{'command': 'x'}}."),
         ([{"command": f"x{i}"} for i in range(21)], "", "must have at most 20 entries, found 21."),
-        (["mail me"], ".0", "must be {command: …}, {webhook: …} or {email: …}."),
-        ([{"command": "x", "webhook": "http://h"}], ".0", "must be {command: …}, {webhook: …} or {email: …}."),
+        (["mail me"], ".0", f"must be {FORMS} or {OWN}."),
+        ([{"command": "x", "webhook": "http://h"}], ".0", f"must be {FORMS} or {OWN}."),
         ([{"command": "x"}, {"webhok": "http://h"}], ".1.webhok",
-         "unknown key. Did you mean 'webhook'? Allowed: command, webhook, email."),
+         "unknown key. Did you mean 'webhook'? Allowed: command, webhook, email, class."),
         ([{"command": ""}], ".0.command", COMMAND_TEXT),
         ([{"command": "an 'open quote"}], ".0.command", COMMAND_TEXT),
         ([{"command": ["mail", 3]}], ".0.command", COMMAND_TEXT),
@@ -222,6 +223,10 @@ COMMAND_TEXT = "must be a command line, or a list of its words."
         ([{"webhook": "https://host/a b"}], ".0.webhook", URL_TEXT),
         ([{"webhook": "env:"}], ".0.webhook", URL_TEXT),
         ([{"webhook": "env:A B"}], ".0.webhook", URL_TEXT),
+        ([{"class": "Pager", "modul_path": "pager.py"}], ".0.modul_path",
+         "unknown key. Did you mean 'module_path'? Allowed: class, module_path, kwargs."),
+        ([{"class": 3}], ".0.class", "must be text, found 3."),
+        ([{"class": "Pager", "kwargs": ["x"]}], ".0.kwargs", "must be a mapping, found ['x']."),
     ],
 )  # fmt: skip
 def test_a_mistake_has_its_place(section: Any, place: str, message: str) -> None:

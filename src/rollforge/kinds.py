@@ -11,6 +11,7 @@ __all__ = [
     "INST_PROCESSOR",
     "LOADER",
     "MODEL",
+    "NOTIFIER",
     "PROCESSOR",
     "RECORD",
     "REWEIGHTER",
@@ -97,3 +98,4 @@ PROCESSOR = Kind("processor", methods=("__call__", "fit", "is_for_infer"))
 INST_PROCESSOR = Kind("processor of single instruments", methods=("__call__",), named=("instrument",))
 RECORD = Kind("record", methods=("generate",))
 SIGNAL = Kind("signal", methods=("get_signal",))
+NOTIFIER = Kind("notifier", methods=("notify",), alone=("notify",), argument="document")

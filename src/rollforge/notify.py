@@ -1,9 +1,9 @@
 """Notifications about jobs: a run with failed tasks, a day of a service that failed, a check that warned.
 
-The section ``notify`` of a workflow lists commands, webhooks and recipients of e-mail. Each gets one JSON document: a
-command on its standard input, a webhook as the body of a POST, a recipient in the text. Targets are read from the workflow
-file that the user runs, and never from a pool or the text in a ledger. A failed notification is reported and has no other
-effect.
+The section ``notify`` of a workflow lists commands, webhooks, recipients of e-mail and objects of the user's own classes. Each
+gets one JSON document: a command on its standard input, a webhook as the body of a POST, a recipient in the text, an object as
+the argument of ``notify()``. Targets are read from the workflow file that the user runs, and never from a pool or the text in a
+ledger. A failed notification is reported and has no other effect.
 """
 
 from __future__ import annotations
@@ -28,11 +28,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
+from rollforge.build import build, target_of
 from rollforge.confidential import mask_secrets, remember_secret
-from rollforge.errors import nearest, shown
+from rollforge.errors import ConfigError, nearest, shown
+from rollforge.kinds import NOTIFIER
 from rollforge.mail import Email, email_schema, read_email
 
-__all__ = ["Command", "Target", "Webhook", "read_targets", "send", "targets_schema", "without_addresses"]
+__all__ = ["Command", "Notifier", "Target", "Webhook", "read_targets", "send", "targets_schema", "without_addresses"]
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +48,8 @@ _ATTEMPTS = 3
 _MAX_TARGETS = 20
 _MAX_TEXT_LENGTH = 4000
 _FROM_VARIABLE = "env:"
+_FORMS = "{command: …}, {webhook: …}, {email: …} or {class: …, module_path: …}"
+_NOTIFIER_KEYS = ("class", "module_path", "kwargs")
 _WRONG_COMMAND = "must be a command line, or a list of its words."
 _WRONG_URL = "must begin with http:// or https:// and name a host, without user and password, or be env:NAME."
 
@@ -120,7 +124,64 @@ class Webhook:
         return problem
 
 
-Target = Command | Webhook | Email
+@dataclass(frozen=True, slots=True, eq=False)
+class Notifier:
+    """An object of a class of the user's own, which has the method ``notify(document)``."""
+
+    config: Mapping[str, object] = field(repr=False)
+    """``class``, ``module_path`` and ``kwargs``. A text ``env:NAME`` among the arguments is the value of a variable."""
+    place: str
+    """Location in the workflow, for messages."""
+
+    def __str__(self) -> str:
+        return f"class {self.config['class']}"
+
+    def check(self) -> None:
+        """Import the class.
+
+        Raises
+        ------
+        BuildError
+            If there is no such class, it has no such method, or its arguments are wrong.
+        """
+        target_of(self.config, kind=NOTIFIER, where=self.place)
+
+    def secrets(self) -> dict[str, str]:
+        """Return the arguments that are variables, by name. From now on they are masked as secrets.
+
+        Raises
+        ------
+        ConfigError
+            If a variable is not set.
+        """
+        found = {}
+        for name, value in _arguments_of(self.config).items():
+            if isinstance(value, str) and value.startswith(_FROM_VARIABLE):
+                variable = value.removeprefix(_FROM_VARIABLE)
+                if variable not in os.environ:
+                    raise ConfigError(f"the variable {variable} is not set.", path=f"{self.place}.kwargs.{name}")
+                remember_secret(os.environ[variable])
+                found[name] = os.environ[variable]
+        return found
+
+    def deliver(self, payload: bytes) -> str:
+        """Build the object, call its method, and return the error; empty if there was none."""
+        try:
+            config = {**self.config, "kwargs": {**_arguments_of(self.config), **self.secrets()}}
+            build(config, kind=NOTIFIER, where=self.place).notify(json.loads(payload))
+        except Exception as exc:
+            log.debug("a notification failed", exc_info=True)
+            text = " ".join(str(exc).split())
+            return f"{type(exc).__name__}{f': {text}' if text else ''}"[:_MAX_TEXT_LENGTH]
+        return ""
+
+
+def _arguments_of(config: Mapping[str, object]) -> dict[str, object]:
+    given = config.get("kwargs")
+    return dict(given) if isinstance(given, Mapping) else {}
+
+
+Target = Command | Webhook | Email | Notifier
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
@@ -155,7 +216,7 @@ def send(targets: Sequence[Target], document: Mapping[str, object]) -> dict[Targ
 
     Parameters
     ----------
-    targets : sequence of Command, Webhook or Email
+    targets : sequence of Command, Webhook, Email or Notifier
         The recipients.
     document : mapping
         Plain JSON. The host and the time are added.
@@ -167,6 +228,9 @@ def send(targets: Sequence[Target], document: Mapping[str, object]) -> dict[Targ
             target.address()  # register it as a secret before anything is masked
         elif isinstance(target, Email):
             target.secret()
+        elif isinstance(target, Notifier):
+            with contextlib.suppress(ConfigError):  # is said when it is delivered
+                target.secrets()
     now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
     payload = json.dumps(_masked({**document, "host": socket.gethostname(), "time": now})).encode()
     answers: dict[int, str] = {}
@@ -228,22 +292,27 @@ def read_targets(section: object) -> tuple[tuple[Target, ...], list[tuple[str, s
     >>> read_targets([{"command": "mail -s 'a job' me"}, {"webhook": "https://host/hook"}])[0][0].words
     ('mail', '-s', 'a job', 'me')
     >>> read_targets([{"phone": "me"}])[1]
-    [('notify.0.phone', 'unknown key. Allowed: command, webhook, email.')]
+    [('notify.0.phone', 'unknown key. Allowed: command, webhook, email, class.')]
     """
     if section is None:
         return (), []
     if not isinstance(section, list):
-        return (), [
-            ("notify", f"must be a list of {{command: …}}, {{webhook: …}} and {{email: …}}, found {shown(section)}.")
-        ]
+        return (), [("notify", f"must be a list of {_FORMS.replace(' or ', ' and ')}, found {shown(section)}.")]
     if len(section) > _MAX_TARGETS:
         return (), [("notify", f"must have at most {_MAX_TARGETS} entries, found {len(section)}.")]
     targets: list[Target] = []
     wrong: list[tuple[str, str]] = []
     for place, given in enumerate(section):
         path = f"notify.{place}"
+        if isinstance(given, Mapping) and "class" in given:
+            mistake = _notifier_problem(given)
+            if mistake is None:
+                targets.append(Notifier(dict(given), path))
+            else:
+                wrong.append((f"{path}{mistake[0]}", mistake[1]))
+            continue
         if not isinstance(given, Mapping) or len(given) != 1:
-            wrong.append((path, "must be {command: …}, {webhook: …} or {email: …}."))
+            wrong.append((path, f"must be {_FORMS}."))
             continue
         ((kind, value),) = given.items()
         target, problem = _read_target(str(kind), value)
@@ -265,7 +334,23 @@ def targets_schema() -> dict[str, object]:
     target = {
         "type": "object", "properties": values, "additionalProperties": False, "minProperties": 1, "maxProperties": 1,
     }  # fmt: skip
-    return {"anyOf": [{"type": "array", "maxItems": _MAX_TARGETS, "items": target}, {"type": "null"}]}
+    own = {
+        "type": "object", "properties": {"class": text, "module_path": text, "kwargs": {"type": ["object", "null"]}},
+        "additionalProperties": False, "required": ["class"],
+    }  # fmt: skip
+    return {"anyOf": [{"type": "array", "maxItems": _MAX_TARGETS, "items": {"anyOf": [target, own]}}, {"type": "null"}]}
+
+
+def _notifier_problem(given: Mapping[object, object]) -> tuple[str, str] | None:
+    """Return what is wrong with the description of an object, and where."""
+    for key, value in given.items():
+        if key not in _NOTIFIER_KEYS:
+            return f".{key}", f"unknown key.{nearest(str(key), _NOTIFIER_KEYS)} Allowed: {', '.join(_NOTIFIER_KEYS)}."
+        if key != "kwargs" and not (isinstance(value, str) and value):
+            return f".{key}", f"must be text, found {shown(value)}."
+        if key == "kwargs" and not isinstance(value, (Mapping, type(None))):
+            return f".{key}", f"must be a mapping, found {shown(value)}."
+    return None
 
 
 def _read_target(kind: str, value: object) -> tuple[Target | None, str]:
@@ -276,7 +361,7 @@ def _read_target(kind: str, value: object) -> tuple[Target | None, str]:
     if kind == "email":
         return read_email(value)
     if kind != "webhook":
-        allowed = ["command", "webhook", "email"]
+        allowed = ["command", "webhook", "email", "class"]
         return None, f"unknown key.{nearest(kind, allowed)} Allowed: {', '.join(allowed)}."
     problem = _url_problem(value)
     if problem or not isinstance(value, str):

@@ -29,6 +29,7 @@ from rollforge.generators import GeneratorEntry, ListedGenerator, build_generato
 from rollforge.kinds import DATASET, MODEL, RECORD, REWEIGHTER
 from rollforge.markup import Markup, tag
 from rollforge.notebook import html_repr, summary
+from rollforge.notify import Notifier
 from rollforge.run.task_resources import RESOURCES, read_resources, without_resources
 from rollforge.session import Session, using
 from rollforge.task import Definition, Document, digest
@@ -125,6 +126,9 @@ def make_plan(workflow: Workflow, *, limit: int | None = None, leakage: str | No
     """
     mode = workflow.leakage if leakage is None else read_leakage(leakage)
     with _with_locations(workflow), using(workflow.session):
+        for target in workflow.notify:
+            if isinstance(target, Notifier):
+                target.check()
         made = _make_plan(workflow, limit, mode)
     if mode is Leakage.ERROR:
         refuse_leaks(made.checks)

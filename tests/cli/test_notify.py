@@ -120,6 +120,70 @@ def test_a_run_with_failed_tasks_sends_one_document(
     assert len(hook.documents) == 1
 
 
+PAGER = """
+import json
+from pathlib import Path
+
+class Pager:
+    def __init__(self, file, token=""):
+        self.file, self.token = file, token
+
+    def notify(self, document):
+        Path(self.file).write_text(json.dumps([self.token, document]))
+
+class Broken:
+    def notify(self, document):
+        raise RuntimeError(f"the pager refuses {document['name']}, password=hunter22")
+
+class Silent:
+    pass
+"""
+
+
+def test_a_class_of_the_user_gets_the_document(
+    tmp_path: Path, small_market: Path, broken: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The arguments can be variables. An exception of another one is a warning without secrets, and changes nothing else."""
+    broken.touch()
+    pager, got = tmp_path / "pager.py", tmp_path / "got.json"
+    pager.write_text(PAGER)
+    monkeypatch.setenv("PAGER_TOKEN", "tok-3141-of-pager")
+    targets = [
+        {"class": "Pager", "module_path": str(pager), "kwargs": {"file": str(got), "token": "env:PAGER_TOKEN"}},
+        {"class": "Broken", "module_path": str(pager)},
+    ]
+    result = run(tmp_path, job(tmp_path, small_market, targets, flaky(broken)))
+    assert result.exit_code == Exit.FAILED, result.output
+    token, document = json.loads(got.read_text())
+    assert token == "tok-3141-of-pager"
+    assert (document["job"], document["event"], document["failed"]) == ("run", "tasks_failed", 2)
+    said = "the notification by class Broken failed: RuntimeError: the pager refuses rolling, password=***"
+    assert said in result.stderr
+    assert "tok-3141" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ({"class": "Pagr"}, "Did you mean 'Pager'?"),
+        ({"class": "Silent"}, "it has no notify()"),
+        ({"class": "Pager"}, "Pager needs 'file'"),
+        (
+            {"class": "Pager", "kwargs": {"file": "x", "tokn": "y"}},
+            "Pager takes no argument 'tokn'. Did you mean 'token'?",
+        ),
+    ],
+)
+def test_a_plan_checks_the_class(
+    tmp_path: Path, small_market: Path, broken: Path, target: dict[str, Any], message: str
+) -> None:
+    (tmp_path / "pager.py").write_text(PAGER)
+    targets = [{"module_path": str(tmp_path / "pager.py"), **target}]
+    result = call("plan", job(tmp_path, small_market, targets, flaky(broken)))
+    assert message in str(result.exception)
+    assert "line" in str(result.exception)
+
+
 def test_failed_tasks_are_sent_also_if_the_rest_is_reported(
     tmp_path: Path, small_market: Path, broken: Path, hook: Hook
 ) -> None:

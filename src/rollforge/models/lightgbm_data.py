@@ -18,8 +18,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["dataset_class"]
-
 log = logging.getLogger(__name__)
 
 SWITCH = "ROLLFORGE_LIGHTGBM_DATASET"
