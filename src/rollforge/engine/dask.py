@@ -12,6 +12,7 @@ import signal
 import sys
 import threading
 import time
+import uuid
 from collections import Counter
 from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
@@ -137,9 +138,9 @@ class _Ref:
             if known.differs_from(node_info()):
                 self.answered = True
                 return known
-            self._created = self._client.submit(
-                DaskAgent, self._setup, actor=True, key=f"rollforge-agent-{self._name}", **there
-            )
+            # With a key that another driver uses, too, both would get the same agent.
+            key = f"rollforge-agent-{self._name}-{uuid.uuid4().hex}"
+            self._created = self._client.submit(DaskAgent, self._setup, actor=True, key=key, **there)
             await self._created
             with self._client.as_current():  # another client of this program may be the default
                 self._actor = Actor(DaskAgent, self.worker, self._created.key)
