@@ -7,6 +7,7 @@ from .execute import (
 )
 from .executor import Executor as Executor, InProcess as InProcess, LocalProcesses as LocalProcesses
 from .pool_trainer import DelayTrainerRM as DelayTrainerRM, TrainerRM as TrainerRM
+from .spans import TaskSpans as TaskSpans
 from .trainer import DelayTrainerR as DelayTrainerR, Trainer as Trainer, TrainerR as TrainerR
 from .worker import (
     run_task as run_task,

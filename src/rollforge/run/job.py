@@ -103,6 +103,14 @@ class Event:
     label: str = ""
     """Readable name of the task: its model and test days."""
     at: float = field(default_factory=time.time)
+    pool: str = ""
+    """Name of the pool; empty for a task that is trained without one."""
+    attempt: int = 0
+    """Number of the attempt, from 1; 0 for a task that is trained without a pool."""
+    cause: str = ""
+    """Why the attempt failed, as the pool records it."""
+    traceback: str = ""
+    """Traceback of the failed attempt."""
 
 
 def ignore_event(event: Event) -> None:

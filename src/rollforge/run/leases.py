@@ -341,7 +341,8 @@ class Leases:
                 self._retries.failed(task)
             if cause is not Cause.UNREADABLE:
                 self._health.failed(task, brief)
-            self._report("failed" if status is Status.FAILED else "retry", task, seconds, brief)
+            kind: EventKind = "failed" if status is Status.FAILED else "retry"
+            self._report(kind, task, seconds, brief, cause=cause.value, traceback=error)
 
         return self._end(task, fail, seconds)
 
@@ -449,8 +450,23 @@ class Leases:
         status = Status.WAITING if now.status is Status.RUNNING else now.status  # claimed here again in the meantime
         return f"it was set to {status.value} while it was running"
 
-    def _report(self, kind: EventKind, task: TaskRecord, seconds: float = 0.0, error: str = "") -> None:
-        self._on_event(Event(kind, task.id, self.name, seconds, error, describe(task.definition, task.model_name)))
+    def _report(
+        self,
+        kind: EventKind,
+        task: TaskRecord,
+        seconds: float = 0.0,
+        error: str = "",
+        *,
+        cause: str = "",
+        traceback: str = "",
+    ) -> None:
+        label = describe(task.definition, task.model_name)
+        self._on_event(
+            Event(
+                kind, task.id, self.name, seconds, error, label,
+                pool=self.job.pool, attempt=task.attempts, cause=cause, traceback=traceback,
+            )
+        )  # fmt: skip
 
     # -- waiting -------------------------------------------------------------------------------------------------------
 

@@ -307,7 +307,8 @@ class TrainerR(RecorderTrainer):
                     on_event(Event("done", key, "", seconds, label=key))
                 except Exception as exc:  # noqa: BLE001 - whatever a task raises is its own failure
                     error = traceback.format_exc()
-                    on_event(Event("failed", key, "", time.perf_counter() - began, error_line(error), key))
+                    brief = error_line(error)
+                    on_event(Event("failed", key, "", time.perf_counter() - began, brief, key, traceback=error))
                     self._failed(failures, key, error)
                     self._raise_failures(failures, len(items), exc)
                 finally:
