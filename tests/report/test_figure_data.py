@@ -9,6 +9,7 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -47,7 +48,9 @@ def test_the_data_of_a_figure_are_the_points_of_its_curves(tmp_path: Path) -> No
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="no browser: apt-get install chromium")
 def test_the_button_of_a_figure_saves_the_same_data(tmp_path: Path) -> None:
     """In a browser, the button of each figure saves the same file as Python, without a connection."""
-    summary = summary_of(NAMES)
+    shares = {"=high": 3.0, "@low": 1.0, "none": 0.0}
+    tasks = [replace(task, importance=shares if i < 2 else {}) for i, task in enumerate(summary_of(NAMES).tasks)]
+    summary = replace(summary_of(NAMES), tasks=tuple(tasks))
     click = """<script>
       const saved = {}, make = URL.createObjectURL;
       URL.createObjectURL = blob => { blob.text().then(text => { saved[clicked] = text; }); return make(blob); };
@@ -71,6 +74,7 @@ def test_the_button_of_a_figure_saves_the_same_data(tmp_path: Path) -> None:
     assert found is not None
     saved = json.loads(html.unescape(found.group(1)))
     plots = figures(summary)
+    assert "share,'=high,steady,1,0.75,,\nshare,'@low,steady,1,0.25,,\nshare,none,steady,1,0,,\n" in saved["importance"]
     assert saved.pop("names").split() == [f"{name}.csv" for name in saved]
     assert saved == {name: figure_csv(figure, plots.series) for name, figure in plots.figures.items()}
 

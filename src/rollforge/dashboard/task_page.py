@@ -12,6 +12,7 @@ from rollforge.dashboard.drawing import WIDTH
 from rollforge.errors import ConfigError, counted, excerpt, printable
 from rollforge.generate.segments import Segment, intervals
 from rollforge.generate.task_view import TaskView
+from rollforge.run.importance import IMPORTANCE, importance_of, saved_importance
 from rollforge.task import Document, Status, TaskRecord, searchable, to_plain
 
 if TYPE_CHECKING:
@@ -71,19 +72,21 @@ def artifact_paths(recorder: Recorder, folder: str = "") -> list[str]:
 def importances(recorder: Recorder, names: Sequence[str]) -> list[dict[str, Any]]:
     """Return the most important features of a run's model, with the widths of their bars; empty if the model has none.
 
-    The model is read under the rules for files of others: nothing that is not allowed is built.
+    A run of an earlier version has not saved them. Its model is read under the rules for files of others: nothing that is not
+    allowed is built.
     """
-    if "params.pkl" not in names:
+    if IMPORTANCE in names:
+        found = saved_importance(recorder)
+    elif "params.pkl" in names:
+        try:
+            series = importance_of(recorder.load_object("params.pkl")).get(IMPORTANCE)
+        except Exception as exc:  # noqa: BLE001 - the library of a model; a page without this part is better than none
+            log.info("the importance of features of run %s: %s", recorder.id, exc)
+            return []
+        found = {} if series is None else {str(name): float(value) for name, value in series.items()}
+    else:
         return []
-    try:
-        model = recorder.load_object("params.pkl")
-        method = getattr(model, "get_feature_importance", None)
-        series = method() if callable(method) else None
-        pairs = [(str(name), float(value)) for name, value in series.items()][:FEATURES] if series is not None else []
-    except Exception as exc:  # noqa: BLE001 - the library of a model; a page without this part is better than none
-        log.info("the importance of features of run %s: %s", recorder.id, exc)
-        return []
-    pairs = [(name, value) for name, value in pairs if value > 0]
+    pairs = sorted(((name, value) for name, value in found.items() if value > 0), key=lambda pair: -pair[1])[:FEATURES]
     most = max((value for _, value in pairs), default=1.0)
     return [
         {"name": excerpt(printable(name), 80), "width": round(200 * value / most, 1), "text": f"{value:,.4g}"}

@@ -43,6 +43,11 @@ def _rows(figure: Figure, trace: Figure, series: Mapping[str, Sequence[str]]) ->
     x = trace["x"]
     across = series[x[1:]] if isinstance(x, str) else x
     axis = figure["layout"].get(trace.get("yaxis", "y").replace("y", "yaxis", 1), {}).get("title", {}).get("text", "")
+    if trace["type"] == "heatmap":  # the rows are curves, named like them
+        for name, cells in zip(trace["y"], trace["z"], strict=True):
+            row = [_plain(trace.get("name", "")), _plain(name), _plain(trace.get("view", ""))]
+            yield from ([*row, _number(a), _number(b), "", ""] for a, b in zip(across, cells, strict=True))
+        return
     head = [_plain(axis), _plain(trace.get("name", "")), _plain(trace.get("view", ""))]
     error = next((name for name in ("error_x", "error_y") if name in trace), None)
     ends = trace[error] if error else {}

@@ -10,6 +10,7 @@ import pandas as pd
 from rollforge.report import comparison_figures, portfolio_figures, signal_figures
 from rollforge.report.compare import Comparison
 from rollforge.report.drawing import Figure, day_texts, stacked, with_gaps
+from rollforge.report.importance import importance_by_window, importance_cells
 from rollforge.report.inputs import TaskRow
 from rollforge.report.quality import Quality
 from rollforge.report.summary import Summary
@@ -53,8 +54,7 @@ def figures(summary: Summary) -> Plots:
     plots: dict[str, Figure] = {}
     series: dict[str, Sequence[str]] = {}
     unit = summary.headline.period
-    if (windows := signal_figures.window_ic(summary.tasks)) is not None:
-        plots["window_ic"] = windows
+    _windows(summary, plots)
     _signal(summary, plots, series)
     if summary.comparison is not None:
         _compare(summary.comparison, plots, series)
@@ -88,6 +88,14 @@ def comparison_plots(comparison: Comparison) -> Plots:
     series: dict[str, Sequence[str]] = {}
     _compare(comparison, plots, series)
     return Plots({name: _rounded(figure) for name, figure in plots.items()}, series)
+
+
+def _windows(summary: Summary, plots: dict[str, Figure]) -> None:
+    """Add the plots that compare the windows."""
+    if (windows := signal_figures.window_ic(summary.tasks)) is not None:
+        plots["window_ic"] = windows
+    if shares := importance_by_window(summary.tasks):
+        plots["importance"] = importance_cells(shares)
 
 
 def _signal(summary: Summary, plots: dict[str, Figure], series: dict[str, Sequence[str]]) -> None:

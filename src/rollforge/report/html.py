@@ -25,6 +25,7 @@ from rollforge.report.drawing import Figure, rolling_days
 from rollforge.report.figures import Plots, boundaries, comparison_plots, figures
 from rollforge.report.files import write_text
 from rollforge.report.headline import backtest_year, evaluated_days_text, headline_figures, label_description
+from rollforge.report.importance import importance_by_window
 from rollforge.report.markdown import to_markdown
 from rollforge.report.quality import QUANTILES
 from rollforge.report.summary import Headline, Persistence, Summary
@@ -36,6 +37,7 @@ from rollforge.report.tables import (
     exposure_texts,
     failed_tasks,
     groups_table,
+    importance_table,
     models_table,
     month_tables,
     number,
@@ -360,6 +362,7 @@ def _sections(summary: Summary, plots: Plots) -> Iterator[_Section]:
         yield from _quality(summary, plots)
     if summary.quantile_table is not None:
         yield _quantiles(summary, plots)
+    yield from _importance(summary, plots)
     if summary.paths:
         yield _paths(summary, plots)
     if summary.trials is not None:
@@ -481,6 +484,21 @@ def _quantiles(summary: Summary, plots: Plots) -> _Section:
     )
     table = quantile_table(summary.quantile_table, days, period) if summary.quantile_table is not None else None
     return _Section("quantiles", "Returns by quantile", lead, join(plot_element(plots, "quantiles"), table))
+
+
+def _importance(summary: Summary, plots: Plots) -> Iterator[_Section]:
+    shares = importance_by_window(summary.tasks)
+    if not shares:
+        return
+    most = max(len(table) for table in shares.values())
+    of = "each model" if len(shares) > 1 else "the model"
+    lead = (
+        f"How much {of} depends on each feature in each window, as the model's library measures it: the share of the sum over all "
+        f"features. The {counted(most, 'feature')} with the largest mean. A cell is empty if the window has no model, or the model no "
+        "such feature."
+    )
+    folded = tag("details", tag("summary", "Mean, smallest and largest share"), importance_table(shares))
+    yield _Section("importance", "Importance of features", lead, join(plot_element(plots, "importance"), folded))
 
 
 def _persistence(summary: Summary, persistence: Persistence, plots: Plots) -> _Section:

@@ -16,6 +16,7 @@ from rollforge.confidential import mask_secrets
 from rollforge.generate.checks import Check
 from rollforge.generate.timeline import Window, window_title
 from rollforge.run.failures import error_line
+from rollforge.run.importance import saved_importance
 from rollforge.session import Session, available_cores
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ class TaskRow:
     """Traceback, if the task failed."""
     model: str = ""
     """Name that distinguishes the task's model from others of the experiment (a grid); empty if there is one model."""
+    importance: Mapping[str, float] = field(default_factory=dict)
+    """Feature -> how much the task's model depends on it, as the model's library measures that; empty if it is unknown."""
 
     @property
     def title(self) -> str:
@@ -141,7 +144,7 @@ def report_inputs(
         paths.setdefault(path.model, []).append(made)
     return ReportInputs(
         title=name,
-        tasks=task_rows(collected),
+        tasks=_with_importance(task_rows(collected), collected),
         prediction=collected.prediction,
         label=collected.label,
         notes=collected.coverage.notes,
@@ -174,6 +177,17 @@ def task_rows(collected: Collected) -> list[TaskRow]:
         run = recorder.id if recorder else ""
         rows.append(TaskRow(window, task.status.value, metrics, run, task.attempts, task.error or "", outcome.model))
     return rows
+
+
+def _with_importance(rows: Sequence[TaskRow], collected: Collected) -> list[TaskRow]:
+    """Add what the runs have saved about the importance of features."""
+    recorders = {
+        outcome.recorder.id: outcome.recorder for outcome in collected.outcomes if outcome.recorder is not None
+    }
+    return [
+        replace(row, importance=saved_importance(recorders[row.recorder_id])) if row.recorder_id in recorders else row
+        for row in rows
+    ]
 
 
 def _environment(session: Session) -> dict[str, str]:

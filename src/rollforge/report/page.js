@@ -12,8 +12,8 @@ function resolved(value, colours) {
     return value;
   }
   if (Array.isArray(value)) {
-    const first = value[0];
-    return first && (typeof first === "object" || first[0] === "@") ? value.map(v => resolved(v, colours)) : value;
+    const deep = value.some(v => v !== null && (typeof v === "object" || (typeof v === "string" && v[0] === "@")));
+    return deep ? value.map(v => resolved(v, colours)) : value;
   }
   if (value === null || typeof value !== "object") return value;
   return Object.fromEntries(Object.entries(value).map(([key, inner]) => [key, resolved(inner, colours)]));
@@ -107,6 +107,11 @@ function csvOf(figure) {
   figure.data.filter(trace => trace.mode !== "text").forEach(trace => {
     const across = typeof trace.x === "string" ? PLOTS.series[trace.x.slice(1)] : trace.x;
     const axis = figure.layout[(trace.yaxis || "y").replace("y", "yaxis")]?.title?.text;
+    if (trace.type === "heatmap") {
+      trace.y.forEach((name, row) => across.forEach((x, i) =>
+        rows.push([plain(trace.name), plain(name), plain(trace.view), cell(x), cell(trace.z[row][i]), "", ""])));
+      return;
+    }
     const ends = trace.error_x || trace.error_y;
     across.forEach((x, i) => {
       const middle = trace.error_x ? x : trace.y[i];

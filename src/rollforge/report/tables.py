@@ -31,8 +31,8 @@ from rollforge.report.timeline import segment_names
 
 __all__ = [
     "NOTHING", "cards", "check_rows", "checks_table", "dates_table", "environment_table", "exposure_texts", "failed_tasks",
-    "groups_table", "models_table", "month_tables", "number", "number_cell", "persistence_table", "quantile_table",
-    "return_months", "risk_table", "table_of", "windows_table",
+    "groups_table", "importance_table", "models_table", "month_tables", "number", "number_cell", "persistence_table",
+    "quantile_table", "return_months", "risk_table", "table_of", "windows_table",
 ]  # fmt: skip
 
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
@@ -387,6 +387,32 @@ def groups_table(table: pd.DataFrame, period: str = "day") -> Markup:
     rows = [
         tag("tr", tag("th", str(name), scope="row"), bar, *(number_cell(row[column], form) for column, form in forms))
         for (name, row), bar in zip(table.iterrows(), bars, strict=True)
+    ]
+    return table_of(heads, rows, sortable=True)
+
+
+def importance_table(shares: Mapping[str, pd.DataFrame]) -> Markup:
+    """Return one row for each model and feature, with its share in the importance of all features over the windows."""
+    several = len(shares) > 1
+    heads = [
+        *([("model", "")] if several else []),
+        ("feature", ""),
+        ("mean share", "n"),
+        ("smallest", "n"),
+        ("largest", "n"),
+    ]
+    named = [(model, str(name), row) for model, table in shares.items() for name, row in table.iterrows()]
+    bars = _bar_cells([float(row.mean()) for *_, row in named], ".2%")
+    rows = [
+        tag(
+            "tr",
+            *([tag("td", model)] if several else []),
+            tag("th", name, scope="row"),
+            bar,
+            number_cell(float(row.min()), ".2%"),
+            number_cell(float(row.max()), ".2%"),
+        )
+        for (model, name, row), bar in zip(named, bars, strict=True)
     ]
     return table_of(heads, rows, sortable=True)
 

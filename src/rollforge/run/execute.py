@@ -27,6 +27,7 @@ from rollforge.generate.segments import has_intervals
 from rollforge.generate.task_view import TaskView, at_frequency
 from rollforge.kinds import DATASET, MODEL, RECORD, REWEIGHTER
 from rollforge.machine import process_name
+from rollforge.run.importance import importance_of
 from rollforge.run.job import current_attempt, current_model, current_task
 from rollforge.run.review import review
 from rollforge.session import Session, bounded, current_session, using
@@ -187,7 +188,8 @@ def finish(task: Mapping[str, object], recorder: Recorder, session: Session) -> 
         if purged:
             recorder.set_tags(**{PURGED_TAG: json.dumps(dict(purged))})
         more = getattr(model, "saved_objects", None)
-        recorder.save_objects(**{"params.pkl": model, **(more() if more is not None else {})})
+        saved = {**importance_of(model), **(more() if more is not None else {})}
+        recorder.save_objects(**{"params.pkl": model, **saved})
         _save_dataset(dataset, recorder)
         _generate_records(resolved, model, dataset, recorder)
         if session.provider_uri is not None:
