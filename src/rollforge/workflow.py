@@ -22,7 +22,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic_core import ErrorDetails
 
 from rollforge.description import Description
-from rollforge.engine.options import ENGINE_PATTERN, ENGINES, LOCAL, RunOptions, read_engine
+from rollforge.engine.options import ENGINE_PATTERN, ENGINES, LOCAL, MAX_SILENCE, RunOptions, read_engine
 from rollforge.errors import (
     ConfigError,
     counted,
@@ -195,6 +195,8 @@ class _Run(_Section):
     """GPUs of each task; a fraction shares one."""
     data: Literal["sent", "shared"] | None = None
     """`sent`: each machine is sent what tasks read; `shared`: all machines have the data folder under the same path."""
+    silence: float | None = Field(default=None, strict=True, gt=0, le=MAX_SILENCE, allow_inf_nan=False)
+    """Seconds without a call from the driver after which an agent ends its task, at most 60."""
     slurm: dict[str, object] = {}
     """Further arguments of `dask_jobqueue.SLURMCluster`."""
 

@@ -18,8 +18,9 @@ from tests.documents.definitions import LINEAR, SIGNAL, TWO_WINDOWS, dataset, ex
 
 from rollforge.cli.exit_codes import Exit
 from rollforge.engine.executors import Dask, Ray, Slurm, executor_of
-from rollforge.engine.options import RunOptions
+from rollforge.engine.options import MAX_SILENCE, RunOptions
 from rollforge.errors import ConfigError
+from rollforge.run.leases import LEASE_SECONDS
 from rollforge.store.base import open_store
 from rollforge.workflow import load_workflow
 
@@ -109,7 +110,9 @@ def test_the_command_line_wins(write: Callable[..., Path]) -> None:
 @pytest.mark.parametrize(
     ("run", "said"),
     [
-        ({"one": "ray"}, "run.one: unknown key. Did you mean 'on'? Allowed: on, jobs, cpus, memory, gpus, data, slurm."),
+        ({"on": "dask", "silence": 61.0}, "run.silence: must be less than or equal to 60, found 61"),
+        ({"on": "dask", "silence": 0}, "run.silence: must be greater than 0, found 0"),
+        ({"one": "ray"}, "run.one: unknown key. Did you mean 'on'? Allowed: on, jobs, cpus, memory, gpus, data, silence, slurm."),
         ({"on": "rai"}, "run.on: 'rai' is not a known engine. Did you mean 'ray'? Known: ray, dask, slurm and local"),
         ({"on": "ray", "cpus": 0}, "run.cpus: must be greater than or equal to 1, found 0."),
         ({"on": "ray", "gpus": -1}, "run.gpus: must be greater than or equal to 0, found -1."),
@@ -238,8 +241,14 @@ def test_options_become_the_same_executor_as_in_python() -> None:
     assert executor_of(RunOptions("dask://scheduler:8786", data="shared")) == Dask(
         "tcp://scheduler:8786", data="shared"
     )
+    assert executor_of(RunOptions("ray", silence=10.0)) == Ray(silence=10.0)
     assert executor_of(RunOptions("slurm", 5, slurm={"queue": "cpu"})) == Slurm(jobs=5, options={"queue": "cpu"})
     assert executor_of(RunOptions("local", 5)) is None
+
+
+def test_the_longest_silence_is_a_lease() -> None:
+    """An agent that is silent for longer would work on a task that another one may have claimed."""
+    assert MAX_SILENCE == LEASE_SECONDS
 
 
 def test_an_address_may_be_written_as_on_the_command_line() -> None:

@@ -24,6 +24,7 @@ from rollforge.run.job import Job, ignore_event
 from rollforge.run.leases import Leases
 from rollforge.run.pool_trainer import TrainerRM
 from rollforge.run.task_resources import Shapes, TaskResources, read_resources
+from rollforge.run.trainer import DelayTrainerR
 from rollforge.session import Session
 from rollforge.store.base import open_store
 from rollforge.store.memory import MemoryStore
@@ -282,3 +283,30 @@ def train_plain(task: dict[str, Any], experiment_name: str, recorder_name: str |
 
     with R.start(experiment_name=experiment_name):
         return R.get_recorder()
+
+
+@pytest.mark.slow
+def test_the_second_stage_of_a_task_has_what_the_task_asks_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The processes of `end_train` get the recorder only; what its task asks for is in the run."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    session = Session(tracking_uri=f"folder:{tmp_path}/runs", provider_uri=None)
+    trainer = DelayTrainerR("e", start_run, note_gpus, session=session, jobs=1)
+    recorders = trainer.train([{"x": 1, "resources": {"gpus": 1}}, {"x": 2}])
+    done = trainer.end_train(recorders)
+    assert [recorder.list_tags()["gpus"] for recorder in done] == ["0", "0,1"]
+
+
+def start_run(task: dict[str, Any], experiment_name: str, recorder_name: str | None = None) -> Any:
+    """Save the task in a run."""
+    from rollforge import R
+
+    with R.start(experiment_name=experiment_name):
+        R.save_objects(task=task)
+        return R.get_recorder()
+
+
+def note_gpus(recorder: Any, experiment_name: str) -> Any:
+    """Note the GPUs that the second stage sees."""
+    recorder.set_tags(gpus=os.environ["CUDA_VISIBLE_DEVICES"])
+    return recorder

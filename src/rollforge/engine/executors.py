@@ -19,7 +19,7 @@ from typing import Any, Literal
 from rollforge.confidential import mask_secrets
 from rollforge.engine.carried import functions
 from rollforge.engine.modules import Named
-from rollforge.engine.options import ENGINES, LOCAL, RunOptions, read_engine
+from rollforge.engine.options import ENGINES, LOCAL, MAX_SILENCE, RunOptions, read_engine
 from rollforge.engine.parcel import Parcel, make_parcel
 from rollforge.engine.remote import SILENCE_SECONDS
 from rollforge.engine.resources import Resources
@@ -28,7 +28,6 @@ from rollforge.errors import ConfigError, MissingDependency, counted, shown
 from rollforge.limits import read_memory
 from rollforge.machine import process_name
 from rollforge.run.job import Event, Job, ignore_event, is_own
-from rollforge.run.leases import LEASE_SECONDS
 from rollforge.run.requirements import Admission
 from rollforge.run.task_resources import Shapes, TaskResources
 from rollforge.run.worker_pool import WorkerPool
@@ -84,9 +83,9 @@ class EngineExecutor:
             )  # fmt: skip
         if self.data not in ("sent", "shared"):
             raise ConfigError(f"must be 'sent' or 'shared', found {shown(self.data)}.", path="data")
-        if not _is_number(self.silence) or not 0 < self.silence <= LEASE_SECONDS:
+        if not _is_number(self.silence) or not 0 < self.silence <= MAX_SILENCE:
             raise ConfigError(
-                f"must be above 0 and at most {LEASE_SECONDS:g} seconds, found {shown(self.silence)}.", path="silence"
+                f"must be above 0 and at most {MAX_SILENCE:g} seconds, found {shown(self.silence)}.", path="silence"
             )
 
     @property
@@ -356,7 +355,7 @@ def _executor(options: RunOptions) -> EngineExecutor:
     if options.slurm and kind != "slurm":
         raise ConfigError(f"Options of Slurm were given, but the engine is {kind!r}.", path="slurm")
     given: dict[str, Any] = {
-        name: value for name in ("jobs", "cpus", "memory", "gpus", "data")
+        name: value for name in ("jobs", "cpus", "memory", "gpus", "data", "silence")
         if (value := getattr(options, name)) is not None
     }  # fmt: skip
     if kind == "slurm":

@@ -9,7 +9,10 @@ from typing import Any, Literal, TypeVar
 from rollforge.errors import ConfigError, nearest
 from rollforge.limits import read_memory
 
-__all__ = ["ENGINES", "LOCAL", "RunOptions", "read_engine"]
+__all__ = ["ENGINES", "LOCAL", "MAX_SILENCE", "RunOptions", "read_engine"]
+
+MAX_SILENCE = 60.0
+"""Maximum `silence` in seconds: as long as a lease of the pool."""
 
 T = TypeVar("T")
 
@@ -70,6 +73,8 @@ class RunOptions:
     """Bytes."""
     gpus: float | None = None
     data: Literal["sent", "shared"] | None = None
+    silence: float | None = None
+    """Seconds."""
     slurm: Mapping[str, object] = field(default_factory=dict)
     """Options of Slurm's jobs."""
     names: Mapping[str, str] = field(default_factory=dict)

@@ -208,7 +208,7 @@ class Shapes:
         """Return the resources in the definition of a task that was stored without a submission."""
         try:
             item = task.definition.get("item") if "place" in task.definition else None  # of a trainer without a pool
-            given = item if isinstance(item, Mapping) else task.definition
+            given = item if isinstance(item, Mapping) and RESOURCES in item else task.definition
             return read_resources(given.get(RESOURCES))
         except ConfigError as exc:
             if is_own(self._job, self._store, task):

@@ -14,13 +14,14 @@ through a pool        ``TrainerRM``           ``DelayTrainerRM``
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from rollforge.errors import ConfigError, TrainingFailed
+from rollforge.errors import ConfigError, RollforgeError, TrainingFailed
 from rollforge.generate.naming import model_names
 from rollforge.generate.task_view import TaskView
 from rollforge.moved import earlier_names
@@ -37,6 +38,7 @@ from rollforge.run.job import Event, Job, current_model, current_task
 from rollforge.run.progress import OnEvent, progress
 from rollforge.run.references import from_reference
 from rollforge.run.review import review, reviewed
+from rollforge.run.task_resources import RESOURCES
 from rollforge.session import Session, current_session, using
 from rollforge.store.base import TaskStore
 from rollforge.store.memory import MemoryStore
@@ -321,7 +323,7 @@ class TrainerR(RecorderTrainer):
         failures: dict[str, str] = {}
         open_tracker(session.tracking_uri).prepare()  # once, before several processes do so at the same time
         store, pool = MemoryStore(), "here"
-        definitions = [{"place": i, "item": _plain(item)} for i, item in enumerate(items)]
+        definitions = [{"place": i, "item": _plain(item), **_resources_of(item)} for i, item in enumerate(items)]
         store.create(pool, definitions, max_attempts=1, model_names=names)
         job = Job(
             pool, _call, kwargs={"func": func, "arguments": arguments}, force_release=self.call_in_subproc, own=True
@@ -398,6 +400,18 @@ def as_list(tasks: object) -> list[Any]:
 
 def _plain(item: object) -> object:
     return {"recorder": item.reference()} if isinstance(item, Recorder) else item
+
+
+def _resources_of(item: object) -> dict[str, object]:
+    """Return what the task of a recorder asks for, which the first stage has saved."""
+    if not isinstance(item, Recorder):
+        return {}
+    with contextlib.suppress(
+        RollforgeError, AttributeError
+    ):  # a recorder of the user's own function need not have a task
+        asked = item.load_object("task").get(RESOURCES)
+        return {} if asked is None else {RESOURCES: asked}
+    return {}
 
 
 def _call(definition: Mapping[str, object], func: TrainFunc, arguments: Mapping[str, object]) -> Recorder:
