@@ -10,6 +10,7 @@ from rollforge.store.base import open_store
 
 from ..dashboard.serving import Served, definition, serving
 from ..dashboard.trained import trained
+from .axe import NO_AXE, find_axe, violations
 from .chromium import CONTRAST, MISSING, NAMELESS, Page, find_browser
 
 pytest.importorskip("starlette", reason="pip install 'rollforge[dashboard]'")
@@ -82,6 +83,14 @@ def test_texts_have_contrast_and_controls_have_names(
         assert page.run(NAMELESS) == [], name
         assert page.run("document.querySelectorAll('h1').length") == 1
         assert page.run("document.documentElement.lang") == "en"
+
+
+@pytest.mark.skipif(find_axe() is None, reason=NO_AXE)
+def test_axe_finds_nothing_serious(page: Page, served: Served, stores: tuple[str, str]) -> None:
+    """No page has a violation that axe-core calls serious or critical."""
+    for name, path in addresses(stores).items():
+        page.open(served.address + path)
+        assert violations(page) == [], name
 
 
 def test_a_phone_scrolls_only_tables(page: Page, served: Served, stores: tuple[str, str]) -> None:

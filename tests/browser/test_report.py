@@ -11,10 +11,13 @@ import pandas as pd
 import pytest
 
 from rollforge.generate.timeline import SegmentSpan, Window
-from rollforge.report.html import write_report
+from rollforge.report.compare import compare, compared
+from rollforge.report.files import write_text
+from rollforge.report.html import render_comparison, write_report
 from rollforge.report.inputs import ModelInputs, ReportInputs, TaskRow
 from rollforge.report.summary import summarise
 
+from .axe import NO_AXE, find_axe, violations
 from .chromium import CONTRAST, MISSING, NAMELESS, Page, find_browser
 
 pytest.importorskip("plotly", reason="pip install 'rollforge[report]'")
@@ -65,8 +68,9 @@ def inputs(
                 if failed
                 else {"IC": 0.02, "IC low": -0.01, "IC high": 0.05, "task_seconds": 2.0, "fit_seconds": 1.0}
             )
+            importance = {} if failed else {"close": 3.0, "volume": 1.0}
             status, error = ("failed", "Traceback\nValueError: no rows") if failed else ("done", "")
-            rows.append(TaskRow(window, status, metrics, error=error, model=model))
+            rows.append(TaskRow(window, status, metrics, error=error, model=model, importance=importance))
     made = ReportInputs("a report", rows, score, label, label_days=1, label_text="Ref($close, -2)/Ref($close, -1) - 1")
     each = [ModelInputs(m, score * (i + 1) + i * label.to_numpy(), label, label_days=1) for i, m in enumerate(models)]
     return replace(made, models=tuple(each))
@@ -109,6 +113,20 @@ def test_a_report_is_readable(page: Page, folder: Path, name: str) -> None:
     page.size(390, 844)
     opened(page, folder, name)
     assert page.run("document.documentElement.scrollWidth") <= 390
+
+
+@pytest.mark.skipif(find_axe() is None, reason=NO_AXE)
+def test_axe_finds_nothing_serious(page: Page, folder: Path) -> None:
+    """A report, and a comparison of two, have no violations that axe-core calls serious or critical."""
+    both = [summarise(REPORTS[name]) for name in ("without a valid segment", "one window")]
+    results = [compared(one, name) for one, name in zip(both, "ab", strict=True)]
+    text = render_comparison(compare(results), {"a": {"seed": 1}, "b": {"seed": 2}}, [one.headline for one in both])
+    write_text(text, folder / "comparison.html")
+    for name in ("without a valid segment", "comparison"):
+        opened(page, folder, name)
+        assert violations(page) == [], name
+    page.run("document.querySelector('main').insertAdjacentHTML('beforeend', '<input>')")
+    assert violations(page) == ["label: <input>"]
 
 
 def test_many_windows_take_little_room(page: Page, folder: Path) -> None:
