@@ -9,6 +9,7 @@ from .base import (
     RecordTemp as RecordTemp,
 )
 from .drift import (
+    DriftRecord as DriftRecord,
     DriftReference as DriftReference,
 )
 from .portfolio import (

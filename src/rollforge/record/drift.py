@@ -16,22 +16,30 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from rollforge.errors import ConfigError
+from rollforge.errors import ConfigError, RollforgeError
 from rollforge.features.dataset import DatasetH
 from rollforge.features.handler import DataHandlerLP
 from rollforge.generate.task_view import TaskView
 from rollforge.record.base import ModelRecord
 from rollforge.task import Definition, Document
+from rollforge.track.base import Recorder
 
 __all__ = [
-    "REFERENCE", "Bins", "DriftReference", "feature_names", "read_bins", "reference_of", "score_values", "with_reference",
-    "without_reference",
+    "DRIFT", "LARGE", "MEASURED", "REFERENCE", "SCORE_PSI", "SMALL", "Bins", "DriftRecord", "DriftReference", "feature_names",
+    "read_bins", "reference_of", "saved_drift", "score_values", "with_reference", "without_reference",
 ]  # fmt: skip
 
 log = logging.getLogger(__name__)
 
 REFERENCE = "drift_reference.pkl"
 """Artifact with the bins of each feature and of the scores."""
+DRIFT = "drift.pkl"
+"""Artifact with the index of each feature from the train segment to the test segment."""
+SCORE_PSI = "score_psi"
+MEASURED = frozenset({SCORE_PSI, "features_drifted"})
+"""The metrics of :class:`DriftRecord`."""
+SMALL, LARGE = 0.1, 0.25
+"""The limits of the rule of thumb."""
 _BINS = 10
 _MIN_SHARE = 1e-4
 """Smallest share that is used: a bin without values would make the index infinite."""
@@ -155,14 +163,75 @@ class DriftReference(ModelRecord):
         if not isinstance(self.dataset, DatasetH):
             return
         try:
-            features = self.dataset.prepare_rows("train", "feature", DataHandlerLP.DK_I)
-            scores = score_values(self.model.predict(self.dataset, segment="train"))
+            features, scores = self._segment("train")
         except Exception as exc:  # noqa: BLE001 - the user's own classes; a model that cannot be watched is still trained
             log.warning("the distribution of the training data is not saved: %s: %s", type(exc).__name__, exc)
             return
         if isinstance(features, pd.DataFrame) and len(features):
-            self.save(**{REFERENCE: reference_of(features, scores)})
+            self._save_reference(reference_of(features, scores))
+
+    def _segment(self, name: str) -> tuple[Any, Floats]:
+        """Return the features and the scores of a segment."""
+        assert isinstance(self.dataset, DatasetH)
+        assert self.model is not None
+        features = self.dataset.prepare_rows(name, "feature", DataHandlerLP.DK_I)
+        return features, score_values(self.model.predict(self.dataset, segment=name))
+
+    def _save_reference(self, reference: Mapping[str, Any]) -> None:
+        self.save(**{REFERENCE: reference})
 
     def list(self) -> builtins.list[str]:
         """Return the names of the artifacts."""
         return [REFERENCE]
+
+
+class DriftRecord(DriftReference):
+    """Also measures how far the features and scores of the test segment are from those of the training segment.
+
+    Saves ``drift.pkl``, a series with the population stability index of each feature, and the metrics ``score_psi``, that of
+    the scores, and ``features_drifted``, the share of features whose index is above 0.25. The report shows them by window. The
+    scores of the training segment are those of a model that has seen its labels; if it
+    fits them closely, its other scores vary less, and have an index above zero without any drift.
+
+    Parameters
+    ----------
+    model : Model
+        A fitted model.
+    dataset : Dataset
+        Its dataset, with a test segment.
+    recorder : Recorder
+        The run.
+    """
+
+    def _save_reference(self, reference: Mapping[str, Any]) -> None:
+        super()._save_reference(reference)
+        assert isinstance(self.dataset, DatasetH)
+        if "test" not in self.dataset.segments:
+            return
+        features, scores = self._segment("test")
+        values = features.to_numpy(np.float64)
+        found = {
+            name: read_bins(reference["features"][name]).psi(values[:, place])
+            for place, name in enumerate(feature_names(features))
+        }
+        index = pd.Series(found, name="psi", dtype=np.float64)
+        self.save(**{DRIFT: index})
+        known, score = index.dropna(), read_bins(reference["score"]).psi(scores)
+        if len(known):
+            self.recorder.log_metrics(features_drifted=float((known > LARGE).mean()))
+        if np.isfinite(score):
+            self.recorder.log_metrics(score_psi=score)
+        self.report("Population stability index, train to test", index.sort_values(ascending=False).head(10))
+
+    def list(self) -> builtins.list[str]:
+        """Return the names of the artifacts."""
+        return [REFERENCE, DRIFT]
+
+
+def saved_drift(recorder: Recorder) -> dict[str, float]:
+    """Return the index of each feature that a run has saved; empty if it has saved none."""
+    try:
+        return {str(name): float(value) for name, value in recorder.load_object(DRIFT).items()}
+    except (RollforgeError, AttributeError, TypeError, ValueError) as exc:
+        log.debug("run %s has no drift: %s", recorder.id, exc)
+        return {}

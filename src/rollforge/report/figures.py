@@ -10,7 +10,7 @@ import pandas as pd
 from rollforge.report import comparison_figures, portfolio_figures, signal_figures
 from rollforge.report.compare import Comparison
 from rollforge.report.drawing import Figure, day_texts, stacked, with_gaps
-from rollforge.report.importance import importance_by_window, importance_cells
+from rollforge.report.features import drift_by_window, drift_cells, importance_by_window, importance_cells, score_drift
 from rollforge.report.inputs import TaskRow
 from rollforge.report.quality import Quality
 from rollforge.report.summary import Summary
@@ -96,6 +96,10 @@ def _windows(summary: Summary, plots: dict[str, Figure]) -> None:
         plots["window_ic"] = windows
     if shares := importance_by_window(summary.tasks):
         plots["importance"] = importance_cells(shares)
+    if indexes := drift_by_window(summary.tasks):
+        plots["drift"] = drift_cells(indexes)
+    if (scores := score_drift(summary.tasks)) is not None:
+        plots["score_drift"] = scores
 
 
 def _signal(summary: Summary, plots: dict[str, Figure], series: dict[str, Sequence[str]]) -> None:

@@ -22,10 +22,10 @@ from rollforge.markup import Markup, join, tag
 from rollforge.report.compare import Comparison, definition_differences
 from rollforge.report.comparison_tables import definitions_table, differences_table, experiments_table
 from rollforge.report.drawing import Figure, rolling_days
+from rollforge.report.features import FEATURES, drift_by_window, importance_by_window
 from rollforge.report.figures import Plots, boundaries, comparison_plots, figures
 from rollforge.report.files import write_text
 from rollforge.report.headline import backtest_year, evaluated_days_text, headline_figures, label_description
-from rollforge.report.importance import importance_by_window
 from rollforge.report.markdown import to_markdown
 from rollforge.report.quality import QUANTILES
 from rollforge.report.summary import Headline, Persistence, Summary
@@ -36,8 +36,8 @@ from rollforge.report.tables import (
     environment_table,
     exposure_texts,
     failed_tasks,
+    feature_table,
     groups_table,
-    importance_table,
     models_table,
     month_tables,
     number,
@@ -363,6 +363,7 @@ def _sections(summary: Summary, plots: Plots) -> Iterator[_Section]:
     if summary.quantile_table is not None:
         yield _quantiles(summary, plots)
     yield from _importance(summary, plots)
+    yield from _drift(summary, plots)
     if summary.paths:
         yield _paths(summary, plots)
     if summary.trials is not None:
@@ -497,8 +498,23 @@ def _importance(summary: Summary, plots: Plots) -> Iterator[_Section]:
         f"features. The {counted(most, 'feature')} with the largest mean. A cell is empty if the window has no model, or the model no "
         "such feature."
     )
-    folded = tag("details", tag("summary", "Mean, smallest and largest share"), importance_table(shares))
+    folded = tag("details", tag("summary", "Mean, smallest and largest share"), feature_table(shares, "share", ".2%"))
     yield _Section("importance", "Importance of features", lead, join(plot_element(plots, "importance"), folded))
+
+
+def _drift(summary: Summary, plots: Plots) -> Iterator[_Section]:
+    indexes = drift_by_window(summary.tasks)
+    if not indexes and "score_drift" not in plots.figures:
+        return
+    lead = (
+        "How far features and scores of the test segment are from those of the training segment: the population stability index over ten bins "
+        "with equal numbers of training values, and one for missing values. By a rule of thumb, values below 0.1 are small and above 0.25 large "
+        "(dotted lines). Scores of the training segment come from a model that has seen its labels."
+    )
+    folded = tag("details", tag("summary", "Mean, smallest and largest index"), feature_table(indexes, "PSI", ".3f"))
+    scores = plot_element(plots, "score_drift", "Scores")
+    features = plot_element(plots, "drift", f"The {FEATURES} features with the largest mean")
+    yield _Section("drift", "Drift", lead, join(scores, features, folded if indexes else None))
 
 
 def _persistence(summary: Summary, persistence: Persistence, plots: Plots) -> _Section:

@@ -15,6 +15,7 @@ from rollforge.collect.combine import ensembles_text
 from rollforge.confidential import mask_secrets
 from rollforge.generate.checks import Check
 from rollforge.generate.timeline import Window, window_title
+from rollforge.record.drift import MEASURED, saved_drift
 from rollforge.run.failures import error_line
 from rollforge.run.importance import saved_importance
 from rollforge.session import Session, available_cores
@@ -43,6 +44,8 @@ class TaskRow:
     """Name that distinguishes the task's model from others of the experiment (a grid); empty if there is one model."""
     importance: Mapping[str, float] = field(default_factory=dict)
     """Feature -> how much the task's model depends on it, as the model's library measures that; empty if it is unknown."""
+    drift: Mapping[str, float] = field(default_factory=dict)
+    """Feature -> its population stability index from train to test; empty without a ``DriftRecord``."""
 
     @property
     def title(self) -> str:
@@ -144,7 +147,7 @@ def report_inputs(
         paths.setdefault(path.model, []).append(made)
     return ReportInputs(
         title=name,
-        tasks=_with_importance(task_rows(collected), collected),
+        tasks=_with_features(task_rows(collected), collected),
         prediction=collected.prediction,
         label=collected.label,
         notes=collected.coverage.notes,
@@ -179,15 +182,21 @@ def task_rows(collected: Collected) -> list[TaskRow]:
     return rows
 
 
-def _with_importance(rows: Sequence[TaskRow], collected: Collected) -> list[TaskRow]:
-    """Add what the runs have saved about the importance of features."""
+def _with_features(rows: Sequence[TaskRow], collected: Collected) -> list[TaskRow]:
+    """Add what the runs have saved about their features."""
     recorders = {
         outcome.recorder.id: outcome.recorder for outcome in collected.outcomes if outcome.recorder is not None
     }
-    return [
-        replace(row, importance=saved_importance(recorders[row.recorder_id])) if row.recorder_id in recorders else row
-        for row in rows
-    ]
+    found = []
+    for row in rows:
+        recorder = recorders.get(row.recorder_id)
+        if recorder is not None:
+            drift = (
+                saved_drift(recorder) if MEASURED & row.metrics.keys() else {}
+            )  # most runs have none: saves a request
+            row = replace(row, importance=saved_importance(recorder), drift=drift)
+        found.append(row)
+    return found
 
 
 def _environment(session: Session) -> dict[str, str]:

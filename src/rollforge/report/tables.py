@@ -31,7 +31,7 @@ from rollforge.report.timeline import segment_names
 
 __all__ = [
     "NOTHING", "cards", "check_rows", "checks_table", "dates_table", "environment_table", "exposure_texts", "failed_tasks",
-    "groups_table", "importance_table", "models_table", "month_tables", "number", "number_cell", "persistence_table",
+    "feature_table", "groups_table", "models_table", "month_tables", "number", "number_cell", "persistence_table",
     "quantile_table", "return_months", "risk_table", "table_of", "windows_table",
 ]  # fmt: skip
 
@@ -391,28 +391,28 @@ def groups_table(table: pd.DataFrame, period: str = "day") -> Markup:
     return table_of(heads, rows, sortable=True)
 
 
-def importance_table(shares: Mapping[str, pd.DataFrame]) -> Markup:
-    """Return one row for each model and feature, with its share in the importance of all features over the windows."""
-    several = len(shares) > 1
+def feature_table(values: Mapping[str, pd.DataFrame], name: str, form: str) -> Markup:
+    """Return one row for each model and feature, with the mean, smallest and largest value over the windows."""
+    several = len(values) > 1
     heads = [
         *([("model", "")] if several else []),
         ("feature", ""),
-        ("mean share", "n"),
+        (f"mean {name}", "n"),
         ("smallest", "n"),
         ("largest", "n"),
     ]
-    named = [(model, str(name), row) for model, table in shares.items() for name, row in table.iterrows()]
-    bars = _bar_cells([float(row.mean()) for *_, row in named], ".2%")
+    named = [(model, str(feature), row) for model, table in values.items() for feature, row in table.iterrows()]
+    bars = _bar_cells([float(row.mean()) for *_, row in named], form)
     rows = [
         tag(
             "tr",
             *([tag("td", model)] if several else []),
-            tag("th", name, scope="row"),
+            tag("th", feature, scope="row"),
             bar,
-            number_cell(float(row.min()), ".2%"),
-            number_cell(float(row.max()), ".2%"),
+            number_cell(float(row.min()), form),
+            number_cell(float(row.max()), form),
         )
-        for (model, name, row), bar in zip(named, bars, strict=True)
+        for (model, feature, row), bar in zip(named, bars, strict=True)
     ]
     return table_of(heads, rows, sortable=True)
 
