@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.parse import quote, quote_plus, unquote
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import example, given, strategies as st
 
 from rollforge.confidential import (
     is_secret_name,
@@ -202,6 +202,9 @@ PASSWORD = st.text(
 )
 
 
+@example("0://", "postgresql")
+@example("x://y:z://", "http")
+@example("a//b://", "mongodb")
 @given(PASSWORD.filter(lambda p: not p.isdigit()), st.sampled_from(["postgresql", "mongodb", "http", "redis+tls"]))
 def test_any_password_in_an_address_is_masked(password: str, scheme: str) -> None:
     """The password is masked even if it contains characters that should have been escaped."""

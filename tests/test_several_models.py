@@ -317,7 +317,7 @@ def test_the_page_names_the_models(incomplete: Experiment, tmp_path: Path) -> No
     sections = {part.partition('"')[0]: part for part in page.split('<section id="')[1:]}
     assert sections["windows"].count("<td>shallow</td>") == 6, "in the table of windows and in that of dates"
     assert "shallow, window 2" in page
-    assert "deep, window 2, test" in sections["windows"]
+    assert "deep done; shallow failed" in sections["windows"] or "shallow failed; deep done" in sections["windows"]
     assert "shallow" in sections["failed"]
     assert {
         f"{name}</td>" in sections["models"] or f"{name}</th>" in sections["models"] for name in ("shallow", "deep")

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote, quote_plus, unquote
 
@@ -20,6 +21,7 @@ __all__ = [
 ]
 
 _MASK = "***"
+_MAX_PASSWORD = 300
 _SECRET_WORDS = (
     r"password|passwd|passphrase|(?<![A-Za-z])pass(?![A-Za-z])|pwd|secret|token(?!s|iz)|credentials?|"
     r"shared[-_]?access[-_]?signature|(?:api|access|private|account|shared|subscription|storage|auth|master|encryption|consumer)[-_]?key"
@@ -218,10 +220,29 @@ def without_secrets(address: str) -> str:
 def _mask_user_info(text: str) -> str:
     """Mask the text between ``://`` and the last @ that can belong to the same address."""
     pieces = re.split(r"([A-Za-z][\w+.-]{0,30}:(?:\\?/){2}|(?<![\w:/\\.])//)", text)  # JSON can write / as \\/
-    masked = [pieces[0]]
-    for scheme, rest in zip(pieces[1::2], pieces[2::2], strict=True):
+    masked, place = [pieces[0]], 1
+    while place < len(pieces):
+        scheme, rest, place = pieces[place], pieces[place + 1], place + 2
+        inside = _slashes_in_password(rest, pieces, place)
+        if inside:
+            rest, place = "".join([rest, *pieces[place:inside]]), inside
         masked += [scheme, _mask_address(rest)]
     return "".join(masked)
+
+
+def _slashes_in_password(rest: str, pieces: Sequence[str], place: int) -> int:
+    """Return where the pieces of an address end whose password contains ``://``; 0 if it does not."""
+    if not re.fullmatch(r"[^\s:@/\"'<>]{1,64}:(?!\d{1,5}(?:/|$))[^\s@\"'<>]{0,200}", rest):
+        return 0
+    length = len(rest)
+    for end in range(place + 2, len(pieces) + 1, 2):
+        word = re.split(r"[\s\"'<>]", pieces[end - 1], maxsplit=1)[0]
+        if "@" in word:
+            return end
+        length += len(pieces[end - 2]) + len(word)
+        if word != pieces[end - 1] or length > _MAX_PASSWORD:
+            return 0
+    return 0
 
 
 def _mask_address(rest: str) -> str:
