@@ -91,7 +91,7 @@ def test_named_models_from_plan_to_report(small_market: Path, tmp_path: Path) ->
     prediction = pd.read_parquet(tmp_path / "out" / "prediction.parquet")
     pd.testing.assert_frame_equal(joined.load_object("pred.pkl"), prediction)
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
-    assert "ridge [a=1], window 2" in page
+    assert "<td>ridge [a=1]</td>" in page
 
     job.write(job.text.replace("ridge [a=1]", "linear"))
     second = job.call("run", "both.yaml", "--output", "out")

@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from rollforge.record.drift import Bins, feature_names, read_bins, reference_of, with_reference, without_reference
+from rollforge.features.dataset import DatasetH
+from rollforge.models.base import Model
+from rollforge.record.drift import (
+    REFERENCE,
+    Bins,
+    DriftRecord,
+    feature_names,
+    read_bins,
+    reference_of,
+    saved_drift,
+    with_reference,
+    without_reference,
+)
+from rollforge.track.base import get_experiment, open_tracker
 
 NAN = np.nan
 
@@ -87,3 +102,45 @@ def test_the_record_is_added_and_removed(record: object) -> None:
     assert added["record"][-1]["class"] == "DriftReference"
     assert without_reference(added) == without_reference(task)
     assert task["record"] == record
+
+
+class Rows(DatasetH):
+    """A data set of two features by segment: one counts the rows, the other one is constant."""
+
+    def __init__(self, **rows: int) -> None:
+        self.rows = rows
+        self.segments = dict.fromkeys(rows, ("", ""))  # type: ignore[assignment]
+
+    def prepare_rows(self, segments: Any, col_set: Any = None, data_key: Any = None, **kwargs: Any) -> Any:
+        n = self.rows[segments]
+        return pd.DataFrame({"count": np.arange(float(n)), "score": np.ones(n)})
+
+
+class Counts(Model):
+    """Predicts the number of the row."""
+
+    def fit(self, dataset: Any) -> None:
+        """There is nothing to learn."""
+
+    def predict(self, dataset: Any, segment: Any = "test") -> pd.Series:
+        return pd.Series(np.arange(float(dataset.rows[segment])))
+
+
+def test_a_record_measures_each_feature_and_the_scores(tmp_path: Path) -> None:
+    """Half of the training values are left of one feature and of the scores; a feature may be called like these."""
+    recorder = get_experiment(open_tracker(f"folder:{tmp_path}"), experiment_name="e").create_recorder("r", {})
+    DriftRecord(Counts(), Rows(train=100, test=50), recorder).generate()
+    expected = 5 * (0.2 - 0.1) * math.log(2) + 5 * (0.0001 - 0.1) * math.log(0.001)
+    assert saved_drift(recorder) == {"count": pytest.approx(expected, rel=1e-12), "score": 0.0}
+    assert recorder.list_metrics() == {"features_drifted": 0.5, "score_psi": pytest.approx(expected, rel=1e-12)}
+
+
+def test_without_a_test_segment_or_rows_nothing_is_measured(tmp_path: Path) -> None:
+    """The reference is saved nevertheless; an empty test segment has no index."""
+    experiment = get_experiment(open_tracker(f"folder:{tmp_path}"), experiment_name="e")
+    for rows in ({"train": 100}, {"train": 100, "test": 0}):
+        recorder = experiment.create_recorder("r", {})
+        DriftRecord(Counts(), Rows(**rows), recorder).generate()
+        assert REFERENCE in recorder.list_artifacts()
+        assert recorder.list_metrics() == {}
+        assert not [value for value in saved_drift(recorder).values() if not math.isnan(value)]
