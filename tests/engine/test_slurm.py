@@ -156,7 +156,8 @@ def test_a_job_that_ends_loses_its_task_and_another_job_runs_it(
     assert ([len(t.failed_by) for t in lost], other.failed_by) == ([1] * len(ends), ())
     said = {event.task_id: event.error for event in events if event.kind == "retry"}
     for task, end, job in zip(lost, ends, jobs, strict=True):
-        assert re.search(f"agent on .* was lost: Slurm job {job} ended as {ENDS[end]}", said[task.id])
+        # On a busy machine the processes of a job take their time to end, and Slurm does not say why until they have.
+        assert re.search(f"agent on .* was lost: Slurm job {job} (ended as {ENDS[end]}|is COMPLETING)", said[task.id])
     assert caplog.text.count(f"failed ({Cause.LOST})") == len(ends)
 
 
