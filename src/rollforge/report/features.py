@@ -79,12 +79,12 @@ def _by_window(
 
 def importance_cells(shares: Mapping[str, pd.DataFrame]) -> Figure:
     """Return the shares as coloured cells, one view for each of several models."""
-    return _cells(shares, "share", ".0%", ".2%")
+    return _cells(shares, "share", "~%", ".2%")
 
 
 def drift_cells(indexes: Mapping[str, pd.DataFrame]) -> Figure:
     """Return the indexes as coloured cells, one view for each of several models."""
-    return _cells(indexes, "PSI", ".2f", ".3f", least=LARGE)
+    return _cells(indexes, "PSI", "~g", ".3f", least=LARGE)
 
 
 def _cells(tables: Mapping[str, pd.DataFrame], name: str, form: str, exact: str, *, least: float = 0.0) -> Figure:
