@@ -107,9 +107,9 @@ def test_models_with_the_same_segments_share_the_rows_of_the_timeline() -> None:
     """A model that is trained on other days has rows of its own. A box says which of its models have failed."""
 
     def window(i: int, train: str) -> Window:
-        day = np.datetime64("2020-03-02") + 7 * i
+        first = np.datetime64("2020-03-02") + np.timedelta64(7 * i, "D")
         spans = {"train": SegmentSpan(np.datetime64(train), np.datetime64("2020-02-28"), 20)}
-        return Window(i, {**spans, "test": SegmentSpan(day, day + 4, 5)})
+        return Window(i, {**spans, "test": SegmentSpan(first, first + np.timedelta64(4, "D"), 5)})
 
     tasks = [TaskRow(window(i, "2020-01-01"), "done", model=model) for model in ("a", "b") for i in (0, 1)]
     tasks[3] = TaskRow(window(1, "2020-01-01"), "failed", model="b")

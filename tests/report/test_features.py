@@ -28,10 +28,9 @@ from rollforge.run.importance import IMPORTANCE, importance_of
 
 
 def task(index: int, importance: dict[str, float] | None = None, model: str = "", status: str = "done") -> TaskRow:
-    day = np.datetime64("2024-01-01") + 7 * index
-    return TaskRow(
-        Window(index, {"test": SegmentSpan(day, day + 4, 5)}), status, model=model, importance=importance or {}
-    )
+    first = np.datetime64("2024-01-01") + np.timedelta64(7 * index, "D")
+    test = SegmentSpan(first, first + np.timedelta64(4, "D"), 5)
+    return TaskRow(Window(index, {"test": test}), status, model=model, importance=importance or {})
 
 
 def test_shares_add_up_in_each_window() -> None:
