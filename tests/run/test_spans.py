@@ -97,3 +97,14 @@ def test_opentelemetry_is_imported_only_if_it_is_used() -> None:
     code = "import sys, rollforge.run as run; run.TrainerR, run.TaskSpans; print('opentelemetry' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+def test_secrets_of_an_error_are_masked(traced: Traced) -> None:
+    """What a tracing system is sent leaves the machine."""
+    error = "OSError: cannot reach postgresql://ann:s3cret-word@db/tasks"
+    event = Event("failed", "id", "", 1.0, error, "task", traceback=f"Traceback\n{error}")
+    with TaskSpans("job", tracer_provider=traced.provider) as spans:
+        spans(event)
+    sent = " ".join(span.to_json() for span in traced.exporter.get_finished_spans())
+    assert "postgresql://ann:***@db/tasks" in sent
+    assert "s3cret-word" not in sent

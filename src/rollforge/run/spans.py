@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Self
 
+from rollforge.confidential import mask_secrets
 from rollforge.errors import MissingDependency
 from rollforge.run.job import Event, ignore_event
 
@@ -21,7 +22,8 @@ class TaskSpans:
     The attributes of a task's span are ``rollforge.pool``, ``rollforge.task.id``, ``rollforge.task.name`` (its model and
     test days), ``rollforge.task.attempt``, ``rollforge.task.status`` (the last event: ``done``, ``failed``, ``retry``,
     ``lost`` or ``left``; ``interrupted`` if the job ended first), ``rollforge.task.cause`` of a failure and
-    ``rollforge.worker``. The exception of a failed attempt is an event of its span. What is traced is sent where the
+    ``rollforge.worker``. The exception of a failed attempt is an event of its span, with secrets
+    masked. What is traced is sent where the
     tracer provider of the program sends it.
 
     Parameters
@@ -110,15 +112,16 @@ class TaskSpans:
         if event.kind in ("failed", "retry", "lost"):
             self._fails(span, event.error)
         if event.kind in ("failed", "retry"):
-            kind, _, message = event.error.partition(": ")
+            kind, _, message = mask_secrets(event.error).partition(": ")
             recorded = {
-                "exception.type": kind, "exception.message": message, "exception.stacktrace": event.traceback,
+                "exception.type": kind, "exception.message": message,
+                "exception.stacktrace": mask_secrets(event.traceback),
             }  # fmt: skip
             span.add_event("exception", {k: v for k, v in recorded.items() if v}, timestamp=_nanoseconds(event.at))
         span.end(end_time=_nanoseconds(event.at))
 
     def _fails(self, span: Span, reason: str) -> None:
-        span.set_status(self._trace.Status(self._trace.StatusCode.ERROR, reason))
+        span.set_status(self._trace.Status(self._trace.StatusCode.ERROR, mask_secrets(reason)))
 
 
 def _nanoseconds(seconds: float) -> int:
