@@ -38,6 +38,7 @@ from rollforge.errors import ConfigError, DataError, DataNotFound, SegmentError,
 from rollforge.machine import process_name
 from rollforge.models import LinearModel, Model, SklearnModel, TorchModel
 from rollforge.record.analysis import calc_ic
+from rollforge.report.features import drift_by_window
 from rollforge.run import InProcess
 from rollforge.run.worker_process import WorkerProcess
 from rollforge.session import Session, using
@@ -1489,3 +1490,23 @@ def test_the_report_has_the_ic_of_the_metrics(session: Session, tmp_path: Path) 
     assert f"{result.metrics['ic']:.4f}" in page
     assert result.experiment_name in page
     assert "<dd>y, over 2 trading days</dd>" in page
+
+
+@pytest.mark.parametrize("estimator", [Ridge(), LogisticRegression()], ids=lambda e: type(e).__name__)
+def test_the_report_shows_the_drift_of_each_feature(estimator: Any, session: Session, tmp_path: Path) -> None:
+    """A feature that counts days leaves all bins of the train segment; a constant leaves none. Scores follow the count."""
+    frame = table(list("ABC"))
+    frame["a"] = np.repeat(np.arange(len(frame) // 3), 3)
+    frame["b"] = 1.0
+    frame["y"] = (
+        frame["a"] > frame["a"].median() if isinstance(estimator, LogisticRegression) else frame["a"] + frame["c"]
+    )
+    result = run(estimator, frame, session, drift=True, start="2020-10-01")
+    drift = drift_by_window(result.summary.tasks)[""]
+    assert sorted(drift.index) == sorted(FEATURES)
+    assert (drift.loc["a"] > 3).all()
+    assert (drift.loc["b"] == 0).all()
+    assert (drift.loc["c"].between(0, 1)).all()
+    page = result.report(tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "far features and scores of the test segment" in page
+    assert not drift_by_window(run(estimator, frame, session, start="2020-10-01").summary.tasks)

@@ -107,6 +107,7 @@ def walk_forward(
     experiment_name: str | None = None,
     session: Session | None = None,
     allow_gaps: bool = False,
+    drift: bool = False,
 ) -> WalkForward:
     """Train an estimator on every window of a table, and join the predictions into one out-of-sample result.
 
@@ -170,6 +171,9 @@ def walk_forward(
         Task store, tracking store, threads; by default the current session's.
     allow_gaps : bool
         If True, a result is returned even if some windows failed.
+    drift : bool
+        If True, each window also measures how far its features and predictions are from those of its training segment
+        (:class:`~rollforge.record.DriftRecord`), for the report. Its model then predicts the training segment as well.
 
     Returns
     -------
@@ -199,6 +203,7 @@ def walk_forward(
     if jobs is not None:
         jobs = whole_number(jobs, "jobs", least=0)
     check_flag("allow_gaps", allow_gaps)
+    check_flag("drift", drift)
     _check_names(experiment_name, features, {"time": time, "entity": entity, "weight": weight, "groups": groups})
     if executor is not None:
         from rollforge.run.executor import check_executor
@@ -242,7 +247,8 @@ def walk_forward(
     values, expected = len(table) * len(columns), _expected_windows(segments, keys.days, step) * len(targets)
     finished = _file_of_call(
         {"model": described.model, "segments": segments, "windows": windows, "static": further is not None,
-         "horizons": horizons, "label_periods": label_periods, "store": session.store_uri, "name": experiment_name},
+         "horizons": horizons, "label_periods": label_periods, "store": session.store_uri, "name": experiment_name,
+         "drift": drift},
         table, [*labels, *columns],
     )  # fmt: skip
     early = 0 if executor is not None or finished.exists() else min(_jobs(jobs, expected, session, values), expected)
@@ -252,7 +258,13 @@ def walk_forward(
         folder = write_frame_folder(table, keys, parts, _frames(), further)
         templates = {
             model_name(target.horizon) if len(targets) > 1 else "": _template(
-                described.of(target.classes), folder, segments, target, label_periods, alone=len(targets) == 1
+                described.of(target.classes),
+                folder,
+                segments,
+                target,
+                label_periods,
+                alone=len(targets) == 1,
+                drift=drift,
             )
             for target in targets
         }
@@ -707,6 +719,7 @@ def _template(
     label_periods: int | None,
     *,
     alone: bool,
+    drift: bool,
 ) -> dict[str, Any]:
     """Return the task of the first window."""
     loaded: dict[str, Any] = {"frame": folder.mark}
@@ -733,7 +746,10 @@ def _template(
             "module_path": "rollforge.features.dataset",
             "kwargs": {"handler": handler, "segments": {name: list(ends) for name, ends in segments.items()}},
         },
-        "record": [{"class": "SignalRecord", "module_path": "rollforge.record"}],
+        "record": [
+            {"class": name, "module_path": "rollforge.record"}
+            for name in ("SignalRecord", *(["DriftRecord"] if drift else []))
+        ],
     }
 
 
