@@ -5,6 +5,7 @@ Each file has two days with open 10 and 11, close 11 and 12, volume 1000 and 200
 
 from __future__ import annotations
 
+import re
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -142,13 +143,38 @@ def test_other_files_need_a_column_of_instruments(header: str, rows: str, tmp_pa
         import_table(tmp_path / "aapl.csv", tmp_path / "market")
 
 
-def test_new_days_need_a_column_of_instruments(tmp_path: Path) -> None:
-    """A file of new days is often named by its day, which would become an instrument."""
-    (tmp_path / "aapl.csv").write_text(f"Date,Open,High,Low,Close,Volume\n{ROWS}")
-    import_table(tmp_path / "aapl.csv", tmp_path / "market")
-    (tmp_path / "2024-01-04.csv").write_text("Date,Open,High,Low,Close,Volume\n2024-01-04,11,13,10,12,2000\n")
-    with pytest.raises(DataError, match="no column of instruments"):
-        append_table(tmp_path / "2024-01-04.csv", tmp_path / "market")
+HEADER = "Date,Open,High,Low,Close,Volume\n"
+
+
+def test_new_days_of_a_file_that_is_named_by_its_instrument(tmp_path: Path) -> None:
+    """The command reads new days of one instrument as the import reads them; ``--dry-run`` shows it, and writes nothing."""
+    market = tmp_path / "market"
+    for name in ("aapl.csv", "brk-b.csv"):
+        (tmp_path / "first").mkdir(exist_ok=True)
+        (tmp_path / "first" / name).write_text(HEADER + ROWS)
+    import_table(tmp_path / "first", market)
+    (tmp_path / "brk-b.csv").write_text(HEADER + "2024-01-03,11,13,10,12,2000\n2024-01-04,12,14,11,13,3000\n")
+    for option, ends in (("--dry-run", "2024-01-03"), ("--json", "2024-01-04")):
+        done = call("data", "append", tmp_path / "brk-b.csv", market, option)
+        assert done.exit_code == 0, done.stderr
+        assert "all rows are of 'BRK-B', by the name of the file" in done.stdout
+        assert (market / "calendars" / "day.txt").read_text().split()[-1] == ends
+    rollforge.init(provider_uri=market)
+    found = D.features(["AAPL", "BRK-B"], ["$close"]).xs("2024-01-04", level="datetime")
+    assert found["$close"].to_dict() == {"BRK-B": 13.0}
+
+
+def test_a_file_of_new_days_that_is_not_named_by_an_instrument_is_refused(tmp_path: Path) -> None:
+    """A file is often named by its day, which would become an instrument; a similar name is suggested."""
+    (tmp_path / "googl.csv").write_text(HEADER + ROWS)
+    import_table(tmp_path / "googl.csv", tmp_path / "market")
+    before = {file: file.read_bytes() for file in (tmp_path / "market").rglob("*") if file.is_file()}
+    for name, advice in (("2024-01-04", ""), ("goog", " Did you mean 'GOOGL'?")):
+        (tmp_path / f"{name}.csv").write_text(HEADER + "2024-01-04,11,13,10,12,2000\n")
+        expected = f"has no instrument {name.upper()!r}, which is the name of the file.{advice} Name the file by its"
+        with pytest.raises(DataError, match=re.escape(expected)):
+            append_table(tmp_path / f"{name}.csv", tmp_path / "market")
+    assert {file: file.read_bytes() for file in (tmp_path / "market").rglob("*") if file.is_file()} == before
 
 
 def test_a_folder_of_yahoo_is_adjusted(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rollforge.dates import ONE_DAY, Days, has_times, is_weekend
-from rollforge.errors import DataError, counted, first_few
+from rollforge.errors import DataError, counted, first_few, nearest
 from rollforge.market.append_summary import AppendSummary, Correction, NewDay
 from rollforge.market.bars import FACTOR_SOURCES, PRICES, OrderedTable, complete, is_between
 from rollforge.market.conversion import CONVERSION_FILE, Conversion
@@ -64,7 +64,9 @@ def append_table(
     Parameters
     ----------
     source : path, DataFrame, or a table of Polars or Arrow
-        As for :func:`~rollforge.market.importer.import_table`.
+        As for :func:`~rollforge.market.importer.import_table`. A single file that is named by its instrument, as those of
+        Yahoo are, has to be of an instrument of the folder: a file of new days is often named by something else, such as
+        the day.
     folder : path
         The data folder.
     columns, names, encoding
@@ -86,7 +88,7 @@ def append_table(
     FolderBusy
         If another process is still changing the folder after `wait` seconds.
     DataError
-        If the table is invalid, has days between the folder's days or before them, has bars of another length, is on a
+        If the table is invalid, is of an instrument that is not known, has days between the folder's days or before them, has bars of another length, is on a
         different scale, or lacks the columns from which the folder's prices are computed; or if the folder is damaged
         or cannot be written. Nothing is written.
     """
@@ -105,12 +107,24 @@ def append_table(
         restore(target)
         open_provider(target)
         old = read_existing(target)
+        _check_file_name(table, rows, old)
         change = _Change(old, table, rows, given, rescale)
         summary = change.summary(notes, dry_run=dry_run)
         if summary.changed and not dry_run:
             change_files(target, change.files)
     log.info("appended %s to %s: %s", table.source, target, summary)
     return summary
+
+
+def _check_file_name(table: Table, rows: OrderedTable, old: ExistingData) -> None:
+    """Check that a file that is named by its instrument has the name of one in the folder."""
+    (code, *_) = rows.codes
+    if table.named_by_file and folder_name(code) not in old.heads:
+        raise DataError(
+            f"{table.source} has no column of instruments, and {old.path} has no instrument {code!r}, which is the name of "
+            f"the file.{nearest(code, map(_code, old.heads))} Name the file by its instrument. To add a new instrument, give "
+            "a folder with one file per instrument."
+        )
 
 
 def _checked(target: Path) -> Path:

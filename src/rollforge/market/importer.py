@@ -101,7 +101,7 @@ def import_table(
         a numeric column, a negative price, a duplicate day, a day years away from all others, bars less than a minute apart, or
         a code that is not a valid folder name. Nothing has been written.
     """
-    table = read_table(source, dict(columns or {}), names=names, encoding=encoding, by_file_name=True)
+    table = read_table(source, dict(columns or {}), names=names, encoding=encoding)
     rows = ordered(table)
     check_values(table, rows)
     notes = [*table.notes, *_odd_days(table, rows), *without_zeros(rows)]

@@ -42,6 +42,8 @@ class Table:
     notes: tuple[str, ...] = ()
     sources: Mapping[str, str] = field(default_factory=dict)
     """Name -> source column, where they differ in more than case; ``file name`` if instruments are named by files."""
+    named_by_file: bool = False
+    """Whether the instrument of a single file is known only from the name of the file."""
 
     def where(self, row: int) -> str:
         """Describe the location of row number `row` (from 0) in the source."""
@@ -54,9 +56,10 @@ def read_table(
     *,
     names: Sequence[str] | None = None,
     encoding: str = "utf-8",
-    by_file_name: bool = False,
 ) -> Table:
     """Return the table in a file, in a folder with one file per instrument, or in memory.
+
+    A single CSV file with prices of one instrument, as Yahoo has them, is named by its code too.
 
     Parameters
     ----------
@@ -68,9 +71,6 @@ def read_table(
         Names of the columns of CSV files without a header line.
     encoding : str
         Encoding of CSV files.
-    by_file_name : bool
-        Whether a single CSV file with prices of one instrument, as Yahoo has them, is named by it. The name of a file
-        with new days is rarely that of an instrument.
 
     Raises
     ------
@@ -79,7 +79,7 @@ def read_table(
     DataError
         If it cannot be read as a table of daily values.
     """
-    form = _Form(columns, None if names is None else list(names), encoding, by_file_name=by_file_name)
+    form = _Form(columns, None if names is None else list(names), encoding)
     if not isinstance(given, (str, os.PathLike)):
         raw = pd.DataFrame(as_frame(given, "The table"))
         table = _tidied(_without_index(raw), form, "the table", code=None)
@@ -106,8 +106,6 @@ class _Form:
     encoding: str
     klines: bool = False
     """Whether a file has the columns of Binance's klines."""
-    by_file_name: bool = False
-    """Whether a file with one instrument, but without its code, is named by it."""
 
 
 def _read_folder(folder: Path, form: _Form) -> Table:
@@ -147,15 +145,16 @@ def _read_file(file: Path, form: _Form, *, code: str | None) -> Table:
         code = code_of(file.name[: -len(_suffix(file))])
     raw, separator = _read_csv(file, form)
     first_line: int | None = 2 if form.names is None else 1
+    named_by_file = False
     stacked = unstacked(raw)
     if stacked is not None:
         raw, first_line, code = stacked, None, None
         notes.append("the first three lines are a header of fields, tickers and the name of the days")
-    elif code is None and form.by_file_name and is_of_one(raw, form.columns):
+    elif named_by_file := code is None and is_of_one(raw, form.columns):
         code = code_of(file.name[: -len(_suffix(file))]).upper()
         notes.append(f"there is no column of instruments; all rows are of {shown(code)}, by the name of the file")
     table = _tidied(raw, form, file, code=code, first_line=first_line, semicolons=separator == ";")
-    return dataclasses.replace(table, notes=(*notes, *table.notes))
+    return dataclasses.replace(table, notes=(*notes, *table.notes), named_by_file=named_by_file)
 
 
 def _recognized(file: Path, form: _Form) -> tuple[_Form, list[str]]:
