@@ -8,7 +8,6 @@ and numpy are identified by their last part.
 
 from __future__ import annotations
 
-from rollforge.lightgbm_text import check_model_text
 from rollforge.pickle_rules import Pending, Rule, expect, need
 from rollforge.pickled_numpy import numpy_rule
 from rollforge.pickled_pandas import ARROW, pandas_rule
@@ -27,6 +26,8 @@ def _booster(*arguments: object) -> Pending:
 
     def finish(state: object) -> object:
         import lightgbm
+
+        from rollforge.lightgbm_text import check_model_text
 
         known = expect(state, dict, "a booster without its state")
         text = expect(known.get("_handle", known.get("handle")), str, "a booster without its model")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -141,6 +143,28 @@ def test_a_store_that_cannot_be_read_offers_nothing(folder: Path, store: str) ->
     done = run(cwd=folder, env={"ROLLFORGE_HOME": str(folder), **asked})
     assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "", "")
     assert sorted(folder.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("line", "offered"), [("rollforge pool -t alph", "alpha"), ("rollforge serve --service d", "daily")]
+)
+def test_names_are_found_without_heavy_imports(folder: Path, line: str, offered: str) -> None:
+    """A shell waits while names are read, so the command imports no numerical library and no code that runs tasks."""
+    ledger = open_ledger(f"sqlite:///{folder}/tasks.db")
+    ledger.append(ledger.acquire("daily", holder="me", seconds=60), 1, "note", {"text": "note"})
+    code = (
+        "import sys\nfrom rollforge.cli import completion\nfrom rollforge.cli.main import main\n"
+        "completion._SECONDS = 60.0\n"
+        "try:\n    main()\nfinally:\n    print(*sys.modules, file=sys.stderr)\n"
+    )
+    env = {**os.environ, **asked_by_bash(line), "ROLLFORGE_HOME": str(folder)}
+    done = subprocess.run([sys.executable, "-c", code], env=env, cwd=folder, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [offered]
+    imported = set(done.stderr.split())
+    assert "rollforge.store.sqlite_database" in imported
+    heavy = {"numpy", "pandas", "pyarrow", "mlflow", "lightgbm", "numba", "plotly", "sqlalchemy", "yaml"}
+    ours = {f"rollforge.{name}" for name in ("build", "plugins", "workflow", "market", "features", "models", "run")}
+    assert imported & (heavy | ours) == set()
 
 
 def test_a_locked_store_does_not_make_the_shell_wait(monkeypatch: pytest.MonkeyPatch) -> None:

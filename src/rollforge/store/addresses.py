@@ -6,7 +6,6 @@ import re
 from typing import Any, Generic, TypeVar
 
 from rollforge.drivers import Drivers
-from rollforge.plugins import load_plugins
 from rollforge.session import current_session
 
 __all__ = ["Opener", "class_for"]
@@ -93,6 +92,8 @@ def class_for(uri: str, drivers: Drivers, path: str, separator: str = "://") -> 
         scheme, found = "postgresql", separator
     driver = drivers.find(scheme) if found else None
     if driver is None and found:
+        from rollforge.plugins import load_plugins  # not needed by a shell that completes the names of pools
+
         load_plugins(current_session())  # importing one may register schemes
         driver = drivers.find(scheme)
     if driver is None:
