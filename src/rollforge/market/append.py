@@ -88,7 +88,7 @@ def append_table(
     FolderBusy
         If another process is still changing the folder after `wait` seconds.
     DataError
-        If the table is invalid, is of an instrument that is not known, has days between the folder's days or before them, has bars of another length, is on a
+        If the table is invalid, has days between the folder's days or before them, has bars of another length, is on a
         different scale, or lacks the columns from which the folder's prices are computed; or if the folder is damaged
         or cannot be written. Nothing is written.
     """
