@@ -1,4 +1,4 @@
-"""``rollforge run --on dask`` and ``executor=Dask(…)`` from end to end."""
+"""``rollforge run --on dask``, ``--on ray`` and ``executor=Dask(…)`` from end to end."""
 
 from __future__ import annotations
 
@@ -112,21 +112,26 @@ def living(session: int) -> list[str]:
     return [line for line in listed if not line.startswith("Z")]  # ended, but not waited for by their new parent yet
 
 
-def test_the_result_is_that_of_a_local_run(workflow: Path, go: Path, address: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("engine", ["dask", "ray"])
+def test_the_result_is_that_of_a_local_run(
+    engine: str, workflow: Path, go: Path, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
     """Progress, report and prediction are the same, wherever the tasks ran; a second run trains nothing."""
     go.touch()
-    done = run("run", workflow, "--on", address, "--output", tmp_path / "on_dask")
+    if engine == "ray":
+        pytest.importorskip("ray", reason="ray is not installed: pip install 'rollforge[ray]'")
+    on = request.getfixturevalue("address") if engine == "dask" else "ray"  # the command starts a Ray of its own
+    done = run("run", workflow, "--on", on, "--jobs", "2", "--output", tmp_path / "on")
     assert done.returncode == 0, done.stderr
-    assert (
-        "data    1 panel and the data folder, sent once to each machine: " in done.stdout
-    )  # the model's own code may read it
+    # The model's own code may read the data.
+    assert "data    1 panel and the data folder, sent once to each machine: " in done.stdout
     assert done.stdout.count("done     window") == 2
-    assert (tmp_path / "on_dask" / "report.html").exists()
-    again = run("run", workflow, "--on", address, "--output", tmp_path / "on_dask")
+    assert (tmp_path / "on" / "report.html").exists()
+    again = run("run", workflow, "--on", on, "--output", tmp_path / "on")
     assert "all 2 tasks are already done; nothing to train" in again.stdout
     local = run("run", workflow, "--jobs", 1, "--store", f"sqlite:///{tmp_path}/2.db", "--output", tmp_path / "here")
     assert local.returncode == 0, local.stderr
-    found = [pd.read_parquet(tmp_path / folder / "prediction.parquet") for folder in ("on_dask", "here")]
+    found = [pd.read_parquet(tmp_path / folder / "prediction.parquet") for folder in ("on", "here")]
     assert len(found[0]) > 100
     pd.testing.assert_frame_equal(*found)
 
