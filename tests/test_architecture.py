@@ -32,6 +32,7 @@ _GROUND = [
     "confidential",
     "mail",
     "machine",
+    "importing",
     "drivers",
     "session",
     "kinds",
@@ -115,6 +116,7 @@ NAMES_FROM_DATA = {
     "moved",  # the tables of earlier names
     "plugins",  # the session's list
     "qlib_imports",  # the table of Qlib's names
+    "run.execute",  # the packages that modules of models name
     "run.requirements",  # packages of a submission, in a child process
     "run.submission",  # modules of models
     "safe_pickle",  # the names in a pickle, after they were checked

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import importlib
 import inspect
 import itertools
 import json
 import logging
 import socket
+import sys
 import time
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -20,11 +22,12 @@ from typing import TYPE_CHECKING, Any
 from rollforge import trust
 from rollforge.build import build, fill_placeholder, flatten_dict, locate, resolve_references
 from rollforge.dates import read_day
-from rollforge.errors import ConfigError, RollforgeError, TaskNotSerializable, TrackingError
+from rollforge.errors import ConfigError, TaskNotSerializable, TrackingError
 from rollforge.generate.data_read import handler_frequencies
 from rollforge.generate.naming import describe, trial_of
 from rollforge.generate.segments import has_intervals
 from rollforge.generate.task_view import TaskView, at_frequency
+from rollforge.importing import without_collections
 from rollforge.kinds import DATASET, MODEL, RECORD, REWEIGHTER
 from rollforge.machine import process_name
 from rollforge.run.importance import importance_of
@@ -280,14 +283,22 @@ def preload(models: Iterable[object] = ()) -> None:
         Descriptions of the tasks' models. Only libraries are imported for them: other modules, whose import may fail or
         print, are left to the tasks.
     """
-    import rollforge.features.handler
-    import rollforge.record.signal  # noqa: F401
+    with without_collections():
+        import rollforge.features.handler
+        import rollforge.record.signal  # noqa: F401
 
-    open_tracker(current_session().tracking_uri).warm_up()
-    for module, name in dict.fromkeys(itertools.chain.from_iterable(map(trust.names_in, models))):
-        if trust.is_library(module.partition(".")[0]):
-            with contextlib.suppress(RollforgeError):  # the task will raise it itself
-                locate(name, module)
+        open_tracker(current_session().tracking_uri).warm_up()
+        for module, name in dict.fromkeys(itertools.chain.from_iterable(map(trust.names_in, models))):
+            if trust.is_library(module.partition(".")[0]):
+                with contextlib.suppress(Exception):  # the task will raise it itself
+                    _import_library(locate(name, module))
+
+
+def _import_library(found: object) -> None:
+    """Import the package that a class of Rollforge names as the ``LIBRARY`` of its module."""
+    module = sys.modules.get(getattr(found, "__module__", ""))
+    if library := getattr(module, "LIBRARY", ""):
+        importlib.import_module(library)
 
 
 def prepare_data(task: Mapping[str, object], session: Session) -> None:

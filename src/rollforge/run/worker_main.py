@@ -9,6 +9,7 @@ import atexit
 import contextlib
 import ctypes
 import faulthandler
+import gc
 import io
 import logging
 import multiprocessing
@@ -86,6 +87,7 @@ def worker_main(
         if job.preload is not None:
             with contextlib.suppress(Exception):  # the task will raise an import error itself
                 job.preload()
+            gc.freeze()  # later collections need not look at the objects of the imported packages
         with contextlib.suppress(RollforgeError):  # it will be the outcome of each task
             load_plugins(session)
         pipe.send(READY)

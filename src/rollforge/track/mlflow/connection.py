@@ -89,7 +89,7 @@ class Connection:
         if self.database is None:
             self._check_reachable()
             return self._get_store(None)
-        import_mlflow()  # before the lock: it takes two seconds
+        self.import_library()  # before the lock: it takes two seconds
         try:
             self.database.parent.mkdir(parents=True, exist_ok=True)
             with locked(self.database):
@@ -106,8 +106,12 @@ class Connection:
         tune(opened.engine)
         return opened
 
+    def import_library(self) -> Any:
+        """Import what opening the store needs, and return the module of MLflow that opens stores."""
+        return import_mlflow(database=self.database is not None)
+
     def _get_store(self, artifacts: str | None) -> Any:
-        utils = import_mlflow()
+        utils = self.import_library()
         if self.folder is not None:
             os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
         try:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rollforge.errors import MissingDependency
+from rollforge.importing import without_collections
 
 __all__ = ["check_installed", "first_line", "import_mlflow", "our_call", "quiet"]
 
@@ -68,12 +69,16 @@ def check_installed(packages: Sequence[str]) -> None:
             raise _missing(package)
 
 
-def import_mlflow() -> Any:
+def import_mlflow(*, database: bool = False) -> Any:
+    """Import what opens MLflow's tracking stores, and return that module; with `database`, also what those in a database need."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
     try:
-        with quiet():
+        with quiet(), without_collections():
             from mlflow.tracking._tracking_service import utils
+
+            if database:
+                import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
     except ImportError as exc:
         raise _missing(exc.name or "mlflow") from exc
     logger = logging.getLogger("mlflow.store.db.utils")

@@ -14,7 +14,6 @@ from rollforge.track.artifact_files import Files, LocalFiles, probe_folder
 from rollforge.track.filters import matches
 from rollforge.track.mlflow.connection import Connection
 from rollforge.track.mlflow.files import RemoteFiles, local_folder
-from rollforge.track.mlflow.library import import_mlflow
 from rollforge.track.mlflow.names import CUT, LONG_VALUES, MAX_PARAM, MAX_TAG, number, plain_key, safe_key, shortened
 from rollforge.track.mlflow.query import filter_text, order_text
 from rollforge.track.mlflow.registry import Registry
@@ -58,7 +57,7 @@ class MLflowTracker:
         self._registry = Registry(self._connection)
 
     def warm_up(self) -> None:
-        import_mlflow()
+        self._connection.import_library()
 
     def prepare(self) -> None:
         if self._connection.folder is not None:  # only here: reading must not create a folder that does not exist
