@@ -18,6 +18,7 @@ from rollforge.errors import RecorderNotFound, TrackingError, TrackingUnavailabl
 from rollforge.paths import read_path
 from rollforge.track.mlflow.database import check_database, create_database, is_new, locked, tune
 from rollforge.track.mlflow.library import check_installed, first_line, import_mlflow, our_call, quiet
+from rollforge.track.mlflow.rows import Rows, rows_of
 
 __all__ = ["Connection"]
 
@@ -66,6 +67,7 @@ class Connection:
         self.uri = uri
         check_installed(["mlflow", *(["sqlalchemy", "alembic"] if self.database is not None else [])])
         self._opened: Any = None
+        self._rows: Rows | None = None
         self._process = 0
         self._opened_registry: tuple[int, Any] = (0, None)
         self._opening = threading.Lock()
@@ -81,6 +83,7 @@ class Connection:
         with self._opening:  # another thread must not use a store that is only partly set up
             if self._opened is None or self._process != os.getpid():
                 self._opened = self._open_again()
+                self._rows = None if self.database is None else rows_of(self._opened)
                 self._process = os.getpid()
 
     def _open_again(self) -> Any:
@@ -162,7 +165,9 @@ class Connection:
         )
 
     def call(self, name: str, *args: object, registry: bool = False, **kwargs: object) -> Any:
-        """Call a method of MLflow's store, translate its errors, and retry while the database is locked.
+        """Call a method of MLflow's store, or the same of :class:`~rollforge.track.mlflow.rows.Rows` if there is one.
+
+        Errors are translated, and the call is repeated while the database is locked.
 
         Writing a tag is also retried if another process writes it at the same time: MLflow looks for it and then inserts it.
         With `registry`, the method is that of the store's model registry.
@@ -170,10 +175,11 @@ class Connection:
         from mlflow.exceptions import MlflowException
 
         store = self._registry if registry else self._store
+        method = None if registry or self._rows is None else getattr(self._rows, name, None)
         for attempt in range(20):
             our_call.active += 1
             try:
-                return getattr(store, name)(*args, **kwargs)
+                return (method or getattr(store, name))(*args, **kwargs)
             except MlflowException as exc:
                 message = first_line(exc)
                 if exc.error_code == "RESOURCE_DOES_NOT_EXIST":

@@ -1,0 +1,206 @@
+"""Runs written as rows of MLflow's database: the same rows as MLflow's own methods write, and read back the same."""
+
+from __future__ import annotations
+
+import logging
+import math
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rollforge.errors import RecorderNotFound, TrackingError, TrackingUnavailable
+from rollforge.track.base import get_experiment
+from rollforge.track.mlflow import MLflowTracker
+from rollforge.track.mlflow.rows import SWITCH
+from rollforge.track.tracker import Metric, RunData
+
+TABLES = ("runs", "tags", "params", "metrics", "latest_metrics")
+LARGEST = 1.7976931348623157e308
+
+
+@pytest.fixture(scope="module")
+def trackers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[MLflowTracker]]:
+    """Two trackers with an experiment each: one writes rows, the other one leaves everything to MLflow."""
+    found = []
+    for name in ("rows", "mlflow"):
+        folder = tmp_path_factory.mktemp(name)
+        tracker = MLflowTracker(f"sqlite:///{folder}/mlflow.db")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv(SWITCH, "off" if name == "mlflow" else "on")
+            tracker.prepare()
+        assert (tracker._connection._rows is None) == (name == "mlflow")
+        tracker.create_experiment("e")
+        found.append(tracker)
+    yield found
+    for tracker in found:
+        tracker._connection._opened.engine.dispose()
+
+
+def rows(tracker: MLflowTracker, run_id: str) -> dict[str, list[tuple[Any, ...]]]:
+    """Return the rows of a run in each table with their columns in one order, and RUN for its id."""
+    found = {}
+    with closing(sqlite3.connect(str(tracker._connection.database))) as database:
+        for table in TABLES:
+            columns = sorted(name for _, name, *_ in database.execute(f"PRAGMA table_info({table})"))
+            typed = ", ".join(f'"{c}", typeof("{c}")' for c in columns)
+            told = database.execute(f"SELECT {typed} FROM {table} WHERE run_uuid = ?", (run_id,)).fetchall()
+            plain = [tuple(_plain(value, tracker, run_id) for value in row) for row in told]
+            found[table] = sorted(plain, key=repr)
+    return found
+
+
+def _plain(value: Any, tracker: MLflowTracker, run_id: str) -> Any:
+    database = tracker._connection.database
+    assert database is not None
+    return value.replace(run_id, "RUN").replace(str(database.parent), "FOLDER") if isinstance(value, str) else value
+
+
+NAMES = st.sampled_from(["a", "b", "l2.valid", "mlflow.runName", "model.kwargs.lr"])
+TEXTS = st.sampled_from(["", "1", "two words", "Übung", "'); DROP TABLE runs; --"])
+VALUES = st.sampled_from([0.0, -1.5, 1e-300, LARGEST, math.inf, -math.inf, math.nan])
+METRICS = st.lists(st.builds(Metric, NAMES, VALUES, st.sampled_from([0, 1, -1, 2**62]), st.sampled_from([0.0, 1.5, 2.0])))
+STEPS = st.one_of(
+    st.tuples(
+        st.just("write"), st.dictionaries(NAMES, TEXTS), METRICS, st.dictionaries(NAMES, TEXTS), st.lists(NAMES, max_size=2)
+    ),
+    st.tuples(st.just("update_run"), st.sampled_from(["FINISHED", "FAILED", "RUNNING"]), st.sampled_from([None, 7.25])),
+    st.tuples(st.just("rename_run"), st.sampled_from(["new", "newer"])),
+)  # fmt: skip
+
+
+@settings(deadline=None, max_examples=60)
+@given(tags=st.dictionaries(NAMES.filter(lambda name: name != "mlflow.runName"), TEXTS), steps=st.lists(STEPS, max_size=6))
+def test_the_same_calls_leave_the_same_rows(
+    trackers: list[MLflowTracker], tags: dict[str, str], steps: list[tuple[Any, ...]]
+) -> None:
+    outcomes: list[list[object]] = []
+    for tracker in trackers:
+        experiment_id = tracker.create_experiment("e")
+        run = tracker.create_run(experiment_id, "first", tags, start_time=1.5)
+        told: list[object] = []
+        for name, *arguments in steps:
+            try:
+                getattr(tracker, name)(run.id, *arguments)
+                told.append("done")
+            except TrackingError as exc:
+                assert "Changing param values is not allowed" in str(exc)
+                told.append("refused")
+        told.append(rows(tracker, run.id))
+        told.append(_comparable(tracker.read(run.id)))
+        outcomes.append(told)
+    assert outcomes[0] == outcomes[1]
+
+
+def _comparable(data: RunData) -> tuple[object, ...]:
+    info = data.info
+    metrics = {name: repr(value) for name, value in data.metrics.items()}
+    return info.name, info.status, info.start_time, info.end_time, dict(data.params), metrics, dict(data.tags)
+
+
+def test_refused_params_leave_nothing_of_their_batch(trackers: list[MLflowTracker]) -> None:
+    """Another process may have logged the param after this one has read the run."""
+    tracker = trackers[0]
+    run = tracker.create_run(tracker.create_experiment("e"), "first", {})
+    tracker.write(run.id, {"lr": "0.1"}, [], {})
+    with pytest.raises(TrackingError, match=r"Param 'lr' of run \w+ is '0.1' and cannot become '0.2'"):
+        tracker.write(run.id, {"new": "1", "lr": "0.2"}, [Metric("ic", 0.5, 0, 1.0)], {"desk": "equities"})
+    data = tracker.read(run.id)
+    assert (data.params, data.metrics, data.tags.get("desk")) == ({"lr": "0.1"}, {}, None)
+
+
+def test_missing_and_deleted_runs_are_not_found(trackers: list[MLflowTracker]) -> None:
+    tracker = trackers[0]
+    run = tracker.create_run(tracker.create_experiment("e"), "first", {})
+    tracker.delete_run(run.id)
+    for run_id, words in ((run.id, "deleted"), ("0" * 32, "not found")):
+        with pytest.raises(RecorderNotFound, match=words):
+            tracker.read(run_id)
+        with pytest.raises(RecorderNotFound, match=words):
+            tracker.write(run_id, {"a": "1"}, [], {})
+        with pytest.raises(RecorderNotFound, match=words):
+            tracker.update_run(run_id, "FINISHED", 1.0)
+    gone = tracker.create_experiment("gone")
+    tracker.delete_experiment(gone)
+    with pytest.raises(TrackingError, match="must be in the 'active' state"):
+        tracker.create_run(gone, "first", {})
+
+
+def test_mlflow_itself_reads_the_run(trackers: list[MLflowTracker]) -> None:
+    """MLflow's client, which its user interface is built on, finds the run by its metric and lists its history."""
+    from mlflow import MlflowClient
+
+    tracker = trackers[0]
+    experiment_id = tracker.create_experiment("read by MLflow")
+    run = tracker.create_run(experiment_id, "window 1", {"desk": "equities"})
+    tracker.write(run.id, {"lr": "0.1"}, [Metric("ic", 0.5, step, float(step)) for step in range(3)], {})
+    tracker.update_run(run.id, "FINISHED", 12.5)
+    (found,) = MlflowClient(tracker.uri).search_runs([experiment_id], "metrics.ic > 0.4 and params.lr = '0.1'")
+    assert (found.info.run_name, found.info.status, found.info.end_time) == ("window 1", "FINISHED", 12_500)
+    assert found.data.tags == {"desk": "equities", "mlflow.runName": "window 1"}
+    assert [m.step for m in MlflowClient(tracker.uri).get_metric_history(run.id, "ic")] == [0, 1, 2]
+
+
+def test_a_write_waits_for_another_process(trackers: list[MLflowTracker]) -> None:
+    """The lock is requested when the transaction begins, so it need not be tried again."""
+    tracker = trackers[0]
+    run = tracker.create_run(tracker.create_experiment("e"), "first", {})
+    with closing(sqlite3.connect(str(tracker._connection.database), isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        other.execute("UPDATE runs SET user_id = 'other' WHERE run_uuid = ?", (run.id,))
+        writing = threading.Thread(target=tracker.write, args=(run.id, {"a": "1"}, [], {}))
+        writing.start()
+        time.sleep(0.3)
+        assert writing.is_alive()
+        assert tracker.read(run.id).params == {}  # reading does not wait
+        other.execute("COMMIT")
+        writing.join(10)
+    assert tracker.read(run.id).params == {"a": "1"}
+
+
+@pytest.mark.parametrize(
+    ("change", "table"),
+    [
+        ("ALTER TABLE runs ADD COLUMN priority INTEGER", "runs"),
+        ("ALTER TABLE latest_metrics RENAME COLUMN step TO round", "latest_metrics"),
+        ("CREATE TRIGGER t AFTER INSERT ON tags BEGIN DELETE FROM params; END", "tags"),
+    ],
+)
+def test_unknown_tables_are_left_to_mlflow(
+    change: str, table: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    MLflowTracker(uri).create_experiment("e")
+    with closing(sqlite3.connect(tmp_path / "mlflow.db")) as database:
+        database.execute(change)
+        database.commit()
+    tracker = MLflowTracker(uri)
+    with caplog.at_level(logging.INFO):
+        tracker.prepare()
+    assert tracker._connection._rows is None
+    assert [record.getMessage() for record in caplog.records if "MLflow alone" in record.getMessage()] == [
+        f"Runs are written by MLflow alone: its table {table!r} is not as expected."
+    ]
+    if table != "latest_metrics":
+        run = get_experiment(tracker, experiment_name="e").create_recorder("first")
+        run.set_tags(desk="equities")
+        run.end_run()
+        assert tracker.read(run.id).tags["desk"] == "equities"
+
+
+def test_a_database_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
+    tracker = MLflowTracker(f"sqlite:///{tmp_path}/mlflow.db")
+    run = tracker.create_run(tracker.create_experiment("e"), "first", {})
+    tracker._connection._opened.engine.dispose()
+    with closing(sqlite3.connect(tmp_path / "mlflow.db")) as database:
+        database.execute("DROP TABLE tags")
+        database.commit()
+    with pytest.raises(TrackingUnavailable, match=r"cannot be opened: .*no such table: tags"):
+        tracker.write(run.id, {}, [], {"desk": "equities"})
