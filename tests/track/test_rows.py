@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from rollforge.errors import RecorderNotFound, TrackingError, TrackingUnavailable
 from rollforge.track.base import get_experiment
@@ -23,7 +22,6 @@ from rollforge.track.mlflow.rows import SWITCH
 from rollforge.track.tracker import Metric, RunData
 
 TABLES = ("runs", "tags", "params", "metrics", "latest_metrics")
-LARGEST = 1.7976931348623157e308
 
 
 @pytest.fixture(scope="module")
@@ -63,21 +61,24 @@ def _plain(value: Any, tracker: MLflowTracker, run_id: str) -> Any:
     return value.replace(run_id, "RUN").replace(str(database.parent), "FOLDER") if isinstance(value, str) else value
 
 
-NAMES = st.sampled_from(["a", "b", "l2.valid", "mlflow.runName", "model.kwargs.lr"])
+NAMES = st.sampled_from(["a", "b", "l2.valid", "model.kwargs.lr"])
 TEXTS = st.sampled_from(["", "1", "two words", "Übung", "'); DROP TABLE runs; --"])
-VALUES = st.sampled_from([0.0, -1.5, 1e-300, LARGEST, math.inf, -math.inf, math.nan])
-METRICS = st.lists(st.builds(Metric, NAMES, VALUES, st.sampled_from([0, 1, -1, 2**62]), st.sampled_from([0.0, 1.5, 2.0])))
+VALUES = st.sampled_from([0.0, -1.5, 1e-300, math.inf, -math.inf, math.nan])
+METRICS = st.lists(
+    st.builds(Metric, NAMES, VALUES, st.sampled_from([0, 1, -1, 2**62]), st.sampled_from([0.0, 1.5, 2.0]))
+)
 STEPS = st.one_of(
     st.tuples(
         st.just("write"), st.dictionaries(NAMES, TEXTS), METRICS, st.dictionaries(NAMES, TEXTS), st.lists(NAMES, max_size=2)
     ),
     st.tuples(st.just("update_run"), st.sampled_from(["FINISHED", "FAILED", "RUNNING"]), st.sampled_from([None, 7.25])),
+    st.just(("write", {}, [], {"a": "1", "mlflow.runName": "from its tag"}, [])),
     st.tuples(st.just("rename_run"), st.sampled_from(["new", "newer"])),
 )  # fmt: skip
 
 
 @settings(deadline=None, max_examples=60)
-@given(tags=st.dictionaries(NAMES.filter(lambda name: name != "mlflow.runName"), TEXTS), steps=st.lists(STEPS, max_size=6))
+@given(tags=st.dictionaries(NAMES, TEXTS), steps=st.lists(STEPS, max_size=6))
 def test_the_same_calls_leave_the_same_rows(
     trackers: list[MLflowTracker], tags: dict[str, str], steps: list[tuple[Any, ...]]
 ) -> None:
@@ -91,8 +92,7 @@ def test_the_same_calls_leave_the_same_rows(
                 getattr(tracker, name)(run.id, *arguments)
                 told.append("done")
             except TrackingError as exc:
-                assert "Changing param values is not allowed" in str(exc)
-                told.append("refused")
+                told.append("refused" if "Changing param values is not allowed" in str(exc) else str(exc))
         told.append(rows(tracker, run.id))
         told.append(_comparable(tracker.read(run.id)))
         outcomes.append(told)

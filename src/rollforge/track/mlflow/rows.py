@@ -88,8 +88,10 @@ class Rows:
         from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
 
         try:
-            with contextlib.closing(self._engine.raw_connection()) as lent:  # which rolls back what is not committed
-                database: sqlite3.Connection = lent.driver_connection
+            with contextlib.closing(
+                self._engine.raw_connection()
+            ) as borrowed:  # which rolls back what is not committed
+                database: sqlite3.Connection = borrowed.driver_connection
                 database.execute("BEGIN IMMEDIATE" if writing else "BEGIN")
                 yield database
                 database.commit()
@@ -112,7 +114,7 @@ class Rows:
                 raise _invalid(
                     f"The experiment {experiment_id} must be in the 'active' state. Current state is {found[1]}."
                 )
-            location = append_to_uri_path(found[0], run_id, "artifacts")
+            location = append_to_uri_path(found[0], run_id, "artifacts")  # type: ignore[no-untyped-call]
             database.execute(
                 "INSERT INTO runs (run_uuid, name, source_type, source_name, entry_point_name, user_id, status, start_time, "
                 "source_version, lifecycle_stage, artifact_uri, experiment_id) "
