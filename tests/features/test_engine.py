@@ -129,10 +129,9 @@ def test_the_memory_limit_determines_the_group_size(provider: Provider) -> None:
     """Fewer instruments are computed at once, down to one, and the values do not depend on it."""
     plan = FeaturePlan(provider, "all", EXPRESSIONS)
     together = values(plan)
-    most, least = plan._sizes(threads=2, memory=2**31), plan._sizes(threads=2, memory=1)
-    assert least == (1, 1)
-    assert most[0] == 32
-    assert plan._sizes(threads=64, memory=2**24)[0] < 32
+    sizes = [plan._group(500, threads=threads, memory=memory) for threads, memory in ((2, 2**31), (64, 2**26), (2, 1))]
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[0] > sizes[1] > sizes[2] == 1
     out = np.empty((len(plan), len(EXPRESSIONS)), np.float32)
     plan.fill(out, threads=2, memory=1)
     np.testing.assert_array_equal(out, together.to_numpy())

@@ -17,7 +17,7 @@ import numpy as np
 
 from rollforge.expressions.jit import NAN, exact, reordering
 
-__all__ = ["count", "ewm_mean", "expanding_ema", "extreme", "quantile", "rank", "scatter_rows", "sum_mean", "wma"]
+__all__ = ["count", "ewm_mean", "expanding_ema", "extreme", "gather_rows", "quantile", "rank", "sum_mean", "wma"]
 
 
 @exact
@@ -230,15 +230,15 @@ def expanding_ema(x, begin, end, out):  # type: ignore[no-untyped-def]
 
 
 @exact
-def scatter_rows(columns, width, rows, out, at):  # type: ignore[no-untyped-def]
-    """Write the first `width` of ``columns`` (column, instrument, day), float32, into ``out`` (row, column) from column
-    `at`.
+def gather_rows(columns, first, rows, i0, i1, t0, t1, begin, out):  # type: ignore[no-untyped-def]
+    """Copy ``columns`` (instrument, column, day), float32, from column `first` on into ``out`` (row, column), for the
+    instruments `i0` to `i1` and the days `t0` to `t1`.
 
-    ``rows``: int32 (instrument, day), the row of the instrument on the day, or -1.
+    ``rows``: int32 (instrument, day), the row of the instrument on the day, or -1; ``out`` begins with row `begin`.
     """
-    for i in range(columns.shape[1]):
-        for t in range(columns.shape[2]):
+    for i in range(i0, i1):
+        for t in range(t0, t1):
             r = rows[i, t]
             if r >= 0:
-                for c in range(width):
-                    out[r, at + c] = columns[c, i, t]
+                for c in range(out.shape[1]):
+                    out[r - begin, c] = columns[i, first + c, t]

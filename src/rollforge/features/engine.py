@@ -10,11 +10,10 @@ from __future__ import annotations
 import functools
 import logging
 import math
-import threading
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,7 +34,8 @@ from rollforge.expressions.expression import parse
 from rollforge.expressions.formulas import SeriesSource
 from rollforge.expressions.operators import fields_of, lookahead, lookback
 from rollforge.expressions.tree import Call, Expression, walk
-from rollforge.features.row_file import Pieces, RowSink
+from rollforge.features.row_file import RowSink
+from rollforge.features.row_writer import RowWriter, Run
 from rollforge.market.filters import BaseDFilter
 from rollforge.market.folder_files import Span
 from rollforge.market.provider import OPTIONAL_FIELDS, FieldBlock, Provider
@@ -50,24 +50,12 @@ __all__ = ["FeaturePlan", "calendar_range", "evaluate", "features", "load_series
 log = logging.getLogger(__name__)
 
 _LONG = 3.0  # seconds of computing after which progress is reported
-_GROUP = 32  # instruments computed together: 32 x 2,500 days of float64 are 640 kB
-_BATCH = 16  # columns transposed together: 16 float32 are one line of the CPU cache
+_GROUP = 40_000  # values of a series in instruments computed together: 320 kB of float64
 _ALIVE = 80  # approximate number of sub-expression results that a group keeps at once (Alpha158: 75)
 
 
 class _NoRows(DataError):
     """Raised if a universe has no rows in the range."""
-
-
-class _Memory(RowSink):
-    """Stores rows in an array."""
-
-    def __init__(self, values: NDArray[np.float32]) -> None:
-        self.values = values
-        self.shape = values.shape
-
-    def put(self, at: int, rows: NDArray[np.float32]) -> None:
-        self.values[at : at + len(rows)] = rows
 
 
 class FeaturePlan:
@@ -234,93 +222,82 @@ class FeaturePlan:
         memory : int
             Approximate limit in bytes, not counting arrays in `outs`; each thread computes at least one instrument.
         """
-        places = [_Memory(out) if isinstance(out, np.ndarray) else out for out in outs]
-        if sum(o.shape[1] for o in places) != len(self.trees) or any(o.shape[0] != len(self) for o in places):
+        writer = RowWriter(self._exists, self.offsets, outs, by_instrument=self.by_instrument)
+        if sum(o.shape[1] for o in outs) != len(self.trees) or any(o.shape[0] != len(self) for o in outs):
             raise ValueError(f"outs must have {len(self)} rows and {len(self.trees)} columns in total.")
-        widths = [out.shape[1] for out in places]
-        group, size = self._sizes(threads, memory)
-        operators = {part.name for tree in self.trees for part in walk(tree) if isinstance(part, Call)}
-        fresh = not operators <= _used
-        # Only one process at a time compiles, starting with a small chunk; the others then load the compiled code.
-        starts = np.array([0, *range(group if fresh else size, len(self.codes), size)])
-        # Number of rows of a day that precede those of a chunk of instruments.
-        before = np.cumsum(np.add.reduceat(self._exists, starts, axis=0, dtype=np.int64), axis=0)
-        before = np.concatenate([np.zeros_like(before[:1]), before[:-1]])
-        scratch = threading.local()
-
-        def work(chunk: slice, before: NDArray[np.int64]) -> None:
-            exists = self._exists[chunk]
-            counts = exists.sum(axis=1 if self.by_instrument else 0)
-            goes_to = self.offsets[:-1][chunk] if self.by_instrument else self.offsets[:-1] + before
-            for out, block in zip(places, self._blocks(chunk, group, widths, scratch), strict=True):
-                out.put_pieces(_runs(goes_to, counts), block)
-
-        stops = [*starts[1:], len(self.codes)]
-        chunks = [(slice(int(a), int(b)), row) for a, b, row in zip(starts, stops, before, strict=True)]
-        if fresh:
-            from rollforge.expressions.jit import one_at_a_time
-            from rollforge.expressions.precompile import compile_in_background
-
-            with one_at_a_time(), compile_in_background(self.expressions):
-                work(*chunks.pop(0))
-            _used.update(operators)
+        size = writer.instruments(memory // 4)
+        group = self._group(size, threads, memory)
+        first = self._compiled(writer, group)
         began = time.perf_counter()
-        if threads == 1 or len(chunks) < 2:
-            for chunk in chunks:
-                work(*chunk)
-                self._log_progress(chunk[0].stop, began)
-            return
         with ThreadPoolExecutor(threads) as pool:
-            for chunk, done in [(chunk, pool.submit(work, *chunk)) for chunk in chunks]:
-                done.result()
-                self._log_progress(chunk[0].stop, began)
+            run = _in_turn if threads == 1 else _in(pool)
+            for start in range(first, len(self.codes), size):
+                self._fill(writer, slice(start, min(start + size, len(self.codes))), group, run)
+                if time.perf_counter() - began > _LONG:
+                    log.info("computed %d of %d instruments", min(start + size, len(self.codes)), len(self.codes))
 
-    def _log_progress(self, done: int, began: float) -> None:
-        if time.perf_counter() - began > _LONG:
-            log.info("computed %d of %d instruments", done, len(self.codes))
+    def _group(self, size: int, threads: int, memory: int) -> int:
+        """Return how many instruments to compute together: their series fit the CPU cache and the memory limit.
 
-    def _sizes(self, threads: int, memory: int) -> tuple[int, int]:
-        """Return how many instruments to compute together and how many to write together within the memory limit."""
+        All threads have equally many groups of the `size` instruments that are written together.
+        """
         days = self._to - self._from
-        memory //= 2 * threads
-        group = max(1, min(_GROUP, memory // (days * (8 * _ALIVE + 4 * _BATCH))))
-        # Writing more instruments of a day in one piece is faster, up to a point.
-        fit = memory // (group * days * 4 * len(self.trees))
-        share = math.ceil(len(self.codes) / (group * threads * 2))
-        return group, group * max(1, min(fit, share))
+        fit = max(1, min(_GROUP // days, memory // (4 * threads * 8 * _ALIVE * days)))
+        rounds = math.ceil(size / (fit * threads))
+        return math.ceil(size / (rounds * threads))
 
-    def _blocks(
-        self, chunk: slice, group: int, widths: Sequence[int], scratch: threading.local
-    ) -> list[NDArray[np.float32]]:
-        """Return the rows of some instruments in blocks of columns; valid until this thread's next call."""
-        from rollforge.expressions import kernels
+    def _compiled(self, writer: RowWriter, group: int) -> int:
+        """Compute a first group if the operators have not been used yet; return how many instruments were computed.
 
-        exists = self._exists[chunk]
-        order = exists if self.by_instrument else exists.T
-        rows = np.full(exists.shape, -1, np.int32)
-        count = int(exists.sum())
-        (rows if self.by_instrument else rows.T)[order] = np.arange(count, dtype=np.int32)
-        blocks = [_reused(scratch, f"block{i}", count, width) for i, width in enumerate(widths)]
+        Only one process at a time compiles, while it computes this group; the others then load the compiled code.
+        """
+        operators = {part.name for tree in self.trees for part in walk(tree) if isinstance(part, Call)}
+        if operators <= _used:
+            return 0
+        from rollforge.expressions.jit import one_at_a_time
+        from rollforge.expressions.precompile import compile_in_background
+
+        chunk = slice(0, min(group, len(self.codes)))
+        with one_at_a_time(), compile_in_background(self.expressions):
+            self._fill(writer, chunk, group, _in_turn)
+        _used.update(operators)
+        return chunk.stop
+
+    def _fill(self, writer: RowWriter, chunk: slice, group: int, run: Run) -> None:
+        """Compute some instruments, a group at a time, and write their rows."""
+        columns = writer.columns(chunk.stop - chunk.start)
         days = slice(self._first - self._from, self._first - self._from + len(self.dates))
-        for first in range(0, len(rows), group):
-            part = rows[first : first + group]
-            here = slice(chunk.start + first, chunk.start + first + len(part))
-            codes = self.codes[here]
+
+        def compute(first: int) -> None:
+            codes = self.codes[first : min(first + group, chunk.stop)]
             values = self._evaluation.run(
                 _read(self.provider, self._names, codes, self._from, self._to, self.freq, self._absent),
                 (len(codes), self._to - self._from),
                 self._other_instruments,
                 SeriesSource(self.provider, self.freq, codes, self._from),
             )
-            columns = _reused(scratch, "columns", _BATCH, *part.shape)
-            for block in blocks:
-                for at in range(0, block.shape[1], _BATCH):
-                    width = min(_BATCH, block.shape[1] - at)
-                    with np.errstate(all="ignore"):
-                        for column in columns[:width]:
-                            column[:] = next(values)[:, days]
-                    kernels.scatter_rows(columns, width, part, block, at)
-        return blocks
+            part = columns[first - chunk.start :][: len(codes)]
+            with np.errstate(all="ignore"):
+                for place, value in enumerate(values):
+                    part[:, place, : len(self.dates)] = value[:, days]
+
+        run(compute, range(chunk.start, chunk.stop, group))
+        writer.write(chunk, columns, run)
+
+
+def _in_turn(work: Callable[[Any], None], values: Iterable[Any]) -> None:
+    for value in values:
+        work(value)
+
+
+def _in(pool: ThreadPoolExecutor) -> Run:
+    """Return a function that calls another one with each of some values in the threads of a pool."""
+
+    def run(work: Callable[[Any], None], values: Iterable[Any]) -> None:
+        for done in [pool.submit(work, value) for value in values]:
+            done.result()
+
+    return run
 
 
 def _read(
@@ -391,16 +368,6 @@ def load_series(
     return begin, np.array(there.value[0, begin - first : max(begin, min(stop, first + there.end)) - first])
 
 
-def _reused(scratch: threading.local, name: str, *shape: int) -> NDArray[np.float32]:
-    """Return this thread's buffer: allocating memory for each group would cost as much as filling it."""
-    size = math.prod(shape)
-    kept: NDArray[np.float32] | None = getattr(scratch, name, None)
-    if kept is None or kept.size < size:
-        kept = np.empty(size, np.float32)
-        setattr(scratch, name, kept)
-    return kept[:size].reshape(shape)
-
-
 _reported: set[tuple[str, str]] = (
     set()
 )  # (data folder, missing standard field) pairs that this process has already logged
@@ -413,17 +380,6 @@ def _named_codes(tree: Expression) -> Iterator[str]:
         named = named_instrument(part)
         if named is not None:
             yield named[0]
-
-
-def _runs(starts: NDArray[np.int64], counts: NDArray[np.int64]) -> Pieces:
-    """Merge adjacent pieces of `counts` rows with destinations `starts`; return (destination, first, stop) of each."""
-    there = counts > 0
-    starts, counts = starts[there], counts[there]
-    ends = np.cumsum(counts)
-    joins = starts[1:] == starts[:-1] + counts[:-1]
-    first = np.flatnonzero(np.concatenate([[True], ~joins])) if len(starts) else np.zeros(0, np.int64)
-    bounds = np.concatenate([(ends - counts)[first], ends[-1:]]).tolist()
-    return list(zip(starts[first].tolist(), bounds[:-1], bounds[1:], strict=True))
 
 
 def evaluate(
