@@ -95,18 +95,24 @@ def test_the_result_so_far(served: Served) -> None:
 def test_two_experiments_are_compared(served: Served) -> None:
     """Figures, differences with intervals, and the values by which the definitions differ."""
     text = served.get("/compare?e=ridge&e=trees").text
-    assert "Each experiment minus ridge" in text
+    assert "Each result minus ridge" in text
     assert re.search(r"[+−]0\.\d{4}</td><td[^>]*>−?0\.\d{4} to −?0\.\d{4}", text)
-    assert '<code>model.class</code></th><td class="text"><code>LinearModel</code></td>' in text
+    assert '<code>model.class</code></th><td class="text">LinearModel</td>' in text
     assert 'id="plot-compared"' in text
 
 
 @pytest.mark.parametrize(
     ("query", "code", "message"),
-    [("", 400, "No experiment is chosen"), ("?e=ridge", 400, "only one model"), ("?e=ridge&e=x", 404, "no experiment")],
+    [
+        ("", 200, "Choose at least two"),
+        ("?e=ridge", 200, "Choose at least two"),
+        ("?e=ridge&e=ridge", 200, "Choose at least two"),
+        ("?e=ridge&e=x", 404, "no experiment"),
+        ("?e=ridge&e=trees:deep", 400, "has a single model"),
+    ],
 )
 def test_what_cannot_be_compared(served: Served, query: str, code: int, message: str) -> None:
-    """Nothing, a single model, or an experiment that does not exist."""
+    """With nothing or a single model one can choose others; an experiment or a model that does not exist is an error."""
     page = served.get(f"/compare{query}")
     assert page.code == code
     assert message in page.text

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -163,9 +165,8 @@ def test_names_are_text() -> None:
 def test_experiments_with_different_labels_are_compared_by_returns_only() -> None:
     """Signals with different labels are not subtracted; returns after costs are, on common days, per year of 238."""
     returns = pd.Series([0.01, 0.02, 0.03, 0.02], days(4))
-    one = compared(summary_of(MODELS), "one")
-    plain = Compared(name="one", quality=one.quality, net=returns)
-    assert one.quality is not None
+    one = compared(ReportInputs("one", [], scores(1.0, 0.5, 0.5, -1.0), labels(4), label_text="gain", label_days=1))
+    plain = replace(one, net=returns)
     other = summarise(ReportInputs("x", [], scores(1.0, 0.5), labels(2), label_text="other", label_days=5)).quality
     found = compare([plain, Compared(name="two", quality=other, net=returns[1:] + 0.01)])
     assert found.differences.index.tolist() == [("two", "Net return")]

@@ -21,7 +21,12 @@ from rollforge.report.figures import figures
 from rollforge.report.html import render, render_markdown
 from rollforge.report.markdown import to_markdown
 
-NAMES = [*MODELS, model('=SUM(A1),"x"', scores(0.5, 1.0, 0.5, 0.5)), model("#ic", scores(1.0, 1.0, 1.0, 1.0))]
+NAMES = [
+    *MODELS,
+    model('=SUM(A1),"x"', scores(0.5, 1.0, 0.5, 0.5)),
+    model("#ic", scores(1.0, 1.0, 1.0, 1.0)),
+    model("<b> & &lt;", scores(1.0, 1.0, 0.5, 1.0)),
+]
 
 
 def rows(text: str) -> list[list[str]]:
@@ -38,7 +43,7 @@ def test_the_data_of_a_figure_are_the_points_of_its_curves(tmp_path: Path) -> No
     late = [row for row in points if row[1] == "late"]
     assert late[0] == ["cumulative IC", "late", "", "2024-01-01", "", "", ""]
     assert late[1] == ["cumulative IC", "late", "", "2024-01-02", "1", "", ""]
-    assert {row[1] for row in points} >= {'\'=SUM(A1),"x"', "#ic"}
+    assert {row[1] for row in points} >= {'\'=SUM(A1),"x"', "#ic", "<b> & &lt;"}
     same = next(row for row in files["differences"] if row[4] == "same")
     assert same[3:] == ["0", "same", "0", "0"]
     assert {row[0] for row in files["daily"][1:]} == {"IC", "Rank IC"}

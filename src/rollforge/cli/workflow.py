@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rollforge.cli.comparison import Experiment, Format, Shape, write_comparison
+from rollforge.cli.comparison import Format, Shape, write_comparison
 from rollforge.cli.completion import experiment_or_file, workflow_files
 from rollforge.cli.exit_codes import Exit
 from rollforge.cli.summaries import AsJson, error_groups, plan_summary, result_summary, start_summary, summarised
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from rollforge.report.summary import Summary
     from rollforge.run.executor import Executor
     from rollforge.run.failures import FailureGroup
-    from rollforge.session import Session
-    from rollforge.workflow import Template
+    from rollforge.sides import Side, Source
+    from rollforge.workflow import Template, Workflow
 
 File = Annotated[
     Path, typer.Argument(metavar="WORKFLOW.yaml", help="The workflow file.", autocompletion=workflow_files)
@@ -92,6 +92,11 @@ def _console() -> Console:
 
 def _warn(text: str) -> None:
     echo_error(f"warning: {text}")
+
+
+def _warn_all(texts: Iterable[str], prefix: str = "") -> None:
+    for text in texts:
+        _warn(f"{prefix}{text}")
 
 
 def _load(file: Path, limit: int | None, **overrides: object) -> Plan:
@@ -276,6 +281,7 @@ def _run(
 ) -> None:
     """Train, collect and report; `found` is completed."""
     from rollforge import pipeline
+    from rollforge.sides import Source
 
     _train(made, options, executor, folder, console)
     failed = pipeline.failures(made)
@@ -292,11 +298,9 @@ def _run(
         label_days=made.workflow.label_days,
         plan=made,
     )
-    collected = pipeline.with_backtest(collected, session, own_code=pipeline.backtest_is_own(collected))
-    collected = pipeline.with_trials(collected, session, made.workflow.experiment_name)
-    name = made.workflow.experiment_name
-    parts = pipeline.by_label(collected, session, name, label_days=made.workflow.label_days, ensembles=made.ensembles)
-    _finish(collected, name, session, made.workflow.text, folder, console, found, keep=True, parts=parts)
+    name, label_days = made.workflow.experiment_name, made.workflow.label_days
+    source = Source(name, session, collected, label_days=label_days, ensembles=made.ensembles)
+    _finish(source, made.workflow.text, folder, console, found, keep=True)
 
 
 def submit(
@@ -529,9 +533,7 @@ def window_label(window: Window) -> str:
 
 
 def _finish(
-    collected: Collected,
-    name: str,
-    session: Session,
+    source: Source,
     config: str,
     folder: Path,
     console: Console,
@@ -539,14 +541,15 @@ def _finish(
     *,
     keep: bool,
     groups: str | None = None,
-    parts: Mapping[str, Collected] | None = None,
     shape: Shape | None = None,
 ) -> None:
     """Write the result, print its headline and complete `found`; with `keep`, also save it as a run next to the windows' runs."""
     from rollforge import pipeline
 
-    shape = shape or Shape()
-    collected = pipeline.separated(collected, parts or {})
+    shape, name, session = shape or Shape(), source.name, source.session
+    collected = pipeline.with_trials(source.backtested(source.collected), session, name)
+    parts = source.parts(collected)
+    collected = pipeline.separated(collected, parts)
     summary = pipeline.write_results(
         collected, name=name, session=session, config=config, folder=folder, groups=groups, parts=parts,
         markdown=shape.markdown,
@@ -630,15 +633,26 @@ def collect(
     The result is saved as a run next to the windows' runs; collecting again updates it.
     """
     with summarised(as_json) as found:
-        _report(name, store_uri, tracking_uri, output, allow_gaps, found, keep=True)
+        stores = _Stores(store_uri, tracking_uri)
+        source, config = _collected(name, stores, allow_gaps, found)
+        _warn_all(source.collected.plan_warnings)
+        _finish(source, config, _output_folder(output, source.name), _console(), found, keep=True)
+
+
+@dataclass(frozen=True)
+class _Stores:
+    """The stores that options name."""
+
+    store_uri: str | None
+    tracking_uri: str | None
 
 
 def report(
     names: Annotated[
         list[str],
         typer.Argument(
-            metavar="EXPERIMENT",
-            help="Names of experiments, or their workflow files. Several are compared.",
+            metavar="EXPERIMENT[:MODEL]",
+            help="Names of experiments, or their workflow files. Several are compared, and so are models of them.",
             autocompletion=experiment_or_file,
         ),
     ],
@@ -663,74 +677,85 @@ def report(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write a report of the current state of an experiment, as one file; or compare several experiments.
+    """Write a report of the current state of an experiment, as one file; or compare several experiments and models.
 
-    The comparison shows the figures of each and, on the days that both have, the differences from the first.
+    The comparison shows the figures of each and the differences from the first, on the days and instruments that both have.
     """
-    shape = Shape(kind is Format.MD, csv)
+    from rollforge.sides import compare_sides
+
+    shape, stores = Shape(kind is Format.MD, csv), _Stores(store_uri, tracking_uri)
     with summarised(as_json) as found:
-        if len(names) == 1:
-            _report(names[0], store_uri, tracking_uri, output, allow_gaps, found, keep=False, groups=group, shape=shape)
+        sides = _sides(names, stores)
+        if len(sides) > 1:
+            if group is not None:
+                raise ConfigError("--group works with one experiment only.")
+            folder = _output_folder(output, "comparison")
+
+            def source_of(name: str) -> Source:
+                source, _ = _collected(name, stores, allow_gaps, {})
+                _warn_all(source.collected.plan_warnings, f"{source.name}: ")
+                return source
+
+            compared = compare_sides(sides, source_of)
+            write_comparison(compared, folder, shape, _console(), found)
             return
-        if group is not None:
-            raise ConfigError("--group works with one experiment only.")
-        experiments = [_loaded(name, store_uri, tracking_uri, allow_gaps, {}) for name in names]
-        write_comparison(experiments, _output_folder(output, "comparison"), shape, _console(), found)
+        if sides[0].model is not None:
+            raise ConfigError(
+                f"{shown(names[0])} is one model of the experiment {shown(sides[0].experiment_name)}. A model is compared with "
+                "others: name a second experiment or model."
+            )
+        source, config = _collected(sides[0].experiment_name, stores, allow_gaps, found)
+        _warn_all(source.collected.plan_warnings)
+        folder = _output_folder(output, source.name)
+        _finish(source, config, folder, _console(), found, keep=False, groups=group, shape=shape)
 
 
-def _loaded(
-    name: str, store_uri: str | None, tracking_uri: str | None, allow_gaps: bool, found: dict[str, object]
-) -> Experiment:
-    """Collect an experiment by its name or its workflow file, with its backtests and variants.
+def _sides(names: Sequence[str], stores: _Stores) -> list[Side]:
+    """Return the experiments and models that arguments name."""
+    from rollforge.sides import Side, model_names, read_side
+    from rollforge.store.base import open_store
 
-    Plan warnings are printed; `found` gets its name and stores.
+    def models_of(name: str) -> list[str] | None:
+        if not _is_file(name):
+            return model_names(open_store(Session().with_(store_uri=stores.store_uri).store_uri), name)
+        if not Path(name).exists():
+            return None
+        workflow = _workflow(name, stores)
+        return model_names(open_store(workflow.session.store_uri), workflow.experiment_name) or []
+
+    return [read_side(name, models_of) if ":" in name else Side(name) for name in names]
+
+
+def _workflow(file: str, stores: _Stores) -> Workflow:
+    from rollforge.workflow import load_workflow
+
+    return load_workflow(file, store_uri=stores.store_uri, tracking_uri=stores.tracking_uri)
+
+
+def _is_file(name: str) -> bool:
+    return name.endswith((".yaml", ".yml"))
+
+
+def _collected(name: str, stores: _Stores, allow_gaps: bool, found: dict[str, object]) -> tuple[Source, str]:
+    """Collect an experiment by its name or its workflow file; return it with the workflow as YAML.
+
+    `found` gets its name and stores.
     """
     from rollforge import pipeline
     from rollforge.plan import workflow_ensembles
-    from rollforge.workflow import load_workflow
+    from rollforge.sides import Source
 
-    session, config, label_days = (
-        Session().with_(store_uri=store_uri, tracking_uri=tracking_uri, experiment_name=name),
-        "",
-        None,
-    )
+    session = Session().with_(store_uri=stores.store_uri, tracking_uri=stores.tracking_uri, experiment_name=name)
+    workflow = _workflow(name, stores) if _is_file(name) else None
+    label_days: int | None = None
     ensembles: Ensembles | None = None  # those of the submission
     templates: Sequence[Template] = ()  # others may have written a pool's tasks, so their strategies are not run
-    if name.endswith((".yaml", ".yml")):
-        workflow = load_workflow(name, store_uri=store_uri, tracking_uri=tracking_uri)
-        session, config, name, label_days = (
-            workflow.session,
-            workflow.text,
-            workflow.experiment_name,
-            workflow.label_days,
-        )
+    if workflow is not None:
+        session, name, label_days = workflow.session, workflow.experiment_name, workflow.label_days
         templates, ensembles = workflow.templates, workflow_ensembles(workflow)
     pipeline.require_pool(session, name)
     found.update(start_summary(name, session))
     session = pipeline.with_training_data(session, name)
     collected = pipeline.collect(session, name, allow_gaps=allow_gaps, label_days=label_days, ensembles=ensembles)
-    collected = pipeline.with_backtest(collected, session, own_code=pipeline.backtest_is_own(collected, templates))
-    collected = pipeline.with_trials(collected, session, name)
-    for warning in collected.plan_warnings:
-        _warn(warning)
-    parts = pipeline.by_label(collected, session, name, label_days=label_days, ensembles=ensembles)
-    return Experiment(name, session, collected, parts, config or collected.template_text())
-
-
-def _report(
-    name: str,
-    store_uri: str | None,
-    tracking_uri: str | None,
-    output: Path | None,
-    allow_gaps: bool,
-    found: dict[str, object],
-    *,
-    keep: bool,
-    groups: str | None = None,
-    shape: Shape | None = None,
-) -> None:
-    one = _loaded(name, store_uri, tracking_uri, allow_gaps, found)
-    _finish(
-        one.collected, one.name, one.session, one.config, _output_folder(output, one.name), _console(), found,
-        keep=keep, groups=groups, parts=one.parts, shape=shape,
-    )  # fmt: skip
+    config = collected.template_text() if workflow is None else workflow.text
+    return Source(name, session, collected, templates, label_days, ensembles), config

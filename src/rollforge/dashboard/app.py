@@ -150,8 +150,9 @@ class _Answers:
         return _html(self.pages.result(_arguments(request).get("experiment", "")), policy=PLOTS_POLICY)
 
     def compare(self, request: Request) -> Response:
-        """Return the comparison of several experiments, or of the models of one."""
-        return _html(self.pages.compare(request.query_params.getlist("e")), policy=PLOTS_POLICY)
+        """Return the comparison of experiments and models."""
+        given = request.query_params
+        return _html(self.pages.compare(given.getlist("e"), given.get("reference", "")), policy=PLOTS_POLICY)
 
     def static(self, request: Request) -> Response:
         """Return a style sheet, a script or an icon."""

@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 from rollforge.confidential import mask_secrets
@@ -37,7 +37,6 @@ from rollforge.dashboard.runs import PoolRuns, RunReader
 from rollforge.dashboard.task_page import artifact_paths, attempts_text, definition_text, drawn_segments, importances
 from rollforge.errors import (
     ArtifactNotFound,
-    ConfigError,
     MissingDependency,
     RollforgeError,
     counted,
@@ -51,6 +50,9 @@ from rollforge.report.tables import number
 from rollforge.run.failures import error_line
 from rollforge.task import Status, TaskRecord
 from rollforge.track.artifact_files import inside
+
+if TYPE_CHECKING:
+    from rollforge.sides import Side
 
 try:
     import jinja2
@@ -79,12 +81,9 @@ _GROUPS = 50
 _GROUP_TASKS = 12
 _ARTIFACTS = 100
 _COMPARED = 12
-_DIFFERING = 200
-_FORMS = {
-    "days": "d", "IC": ".4f", "ICIR": ".2f", "t": ".1f", "Rank IC": ".4f", "Rank ICIR": ".2f", "Return": ".1%", "Sharpe": ".2f",
-    "Net return": ".1%", "Net IR": ".2f", "Drawdown": ".1%",
-}  # fmt: skip
-"""Figure of a comparison -> its form."""
+"""Maximum number of results in a comparison."""
+_CHOICES = 200
+"""Maximum number of models of an experiment, and of experiments, from which one can choose."""
 _MAX_TRACEBACK = 200_000
 _MAX_ERROR = 20_000
 """Maximum number of characters of a traceback on the page of an experiment."""
@@ -190,7 +189,8 @@ class Pages:
             "experiment.html", title=shown, here="experiment", experiment=pool, experiment_shown=shown,
             events=url("/events", experiment=pool), bar=status_bar(snapshot.counts, WORDS), shown_info=shown_info,
             paused=self.pools.store.paused(pool), expected_end=state.expected_end, left=state.left_seconds,
-            any_done=Status.DONE in snapshot.counts, models=len({task.model for task in snapshot.tasks}),
+            experiment_side=side_text(pool), any_done=Status.DONE in snapshot.counts,
+            models=len({task.model for task in snapshot.tasks}),
             problem=runs.problem if any(t.status is Status.DONE for t in snapshot.tasks) else "",
             **_grid_values(pool, snapshot, runs, given),
             **self._running_values(pool, snapshot), **self._failure_values(pool, snapshot), **_lane_values(pool, snapshot),
@@ -310,49 +310,46 @@ class Pages:
             drawn=plotly_script() is not None,
         )  # fmt: skip
 
-    def compare(self, names: Sequence[str]) -> str:
-        """Return the comparison of several experiments, or of the models of one.
+    def compare(self, texts: Sequence[str], reference: str = "") -> str:
+        """Return the comparison of experiments and models, and the choice of them.
+
+        Parameters
+        ----------
+        texts : sequence of str
+            The sides, as in :func:`~rollforge.sides.read_side`; an experiment alone stands for all its models as well.
+        reference : str
+            The side from which differences are computed; by default the first.
 
         Raises
         ------
         TaskNotFound
-            If one of them does not exist.
+            If an experiment does not exist.
         ConfigError
-            If there is nothing to compare.
+            If an experiment has no such model.
         """
-        from rollforge.report.comparison_tables import differences_table
-        from rollforge.report.figures import comparison_plots
-        from rollforge.report.html import plot_element, plotly_script, plots_json
+        from rollforge.report.html import comparison_parts, comparison_title, plotly_script
+        from rollforge.sides import Side, read_side
 
-        names = list(dict.fromkeys(names))[:_COMPARED]
-        if not names:
-            raise ConfigError("No experiment is chosen. Select at least two in the list of experiments.")
-        for name in names:
-            self.pools.require(name)
-        what = "experiment" if len(names) > 1 else "model"
-        found = self.results.compared(names)
-        comparison, plots = found.comparison, comparison_plots(found.comparison)
-        columns = [name for name in _FORMS if comparison.figures[name].notna().any()]
-        rows = [
-            {"name": masked(str(name)), "texts": [_figure(row[column], _FORMS[column]) for column in columns]}
-            for name, row in comparison.figures.iterrows()
-        ]
-        differing = [
-            (masked(str(path)), [excerpt(masked(str(value)), 300) for value in row])
-            for path, row in zip(
-                found.definitions.index, found.definitions.itertuples(index=False, name=None), strict=True
-            )
-        ]
+        chosen = list(dict.fromkeys(read_side(text, self.results.models) for text in texts if text.strip()))
+        for side in chosen:
+            self.pools.require(side.experiment_name)
+        groups = {side.experiment_name: self.results.models(side.experiment_name) or [] for side in chosen}
+        if len(chosen) == 1 and chosen[0].model is None and len(groups[chosen[0].experiment_name]) > 1:
+            chosen += [Side(chosen[0].experiment_name, model) for model in groups[chosen[0].experiment_name]]
+        chosen.sort(key=lambda side: str(side) != reference)
+        heading, report, note = "Compare experiments and models", None, "Choose at least two experiments or models."
+        if len(chosen) > 1:
+            compared = self.results.compared(chosen[:_COMPARED])
+            heading = comparison_title(compared.comparison)
+            report = comparison_parts(compared.comparison, compared.definitions)
+            left = len(chosen) - _COMPARED
+            note = f"The first {_COMPARED} of {len(chosen)} are compared." if left > 0 else ""
         return self.render(
-            "compare.html", title="Comparison", here="compare", kind="Comparison", what=what,
-            experiment=names[0] if what == "model" else "", experiment_shown=shown_name(names[0]),
-            heading=shown_name(names[0]) if what == "model" else " · ".join(map(shown_name, names)),
-            notes=[masked(note) for note in comparison.notes], columns=columns, rows=rows,
-            reference=masked(comparison.results[0].name), differences=differences_table(comparison, kind=what),
-            differences_plot=plot_element(plots, "differences") or "", cumulative=plot_element(plots, "compared"),
-            equity=plot_element(plots, "equity"), definitions=differing[:_DIFFERING],
-            names=[masked(str(name)) for name in found.definitions.columns], plots=plots_json(plots.on_page()),
-            drawn=plotly_script() is not None,
+            "compare.html", title="Comparison", here="compare", heading=heading, report=report, note=note,
+            choices=[_choices(pool, models, chosen) for pool, models in groups.items()],
+            references=[(str(side), _side_name(side)) for side in chosen],
+            experiments=[pool for pool in self.pools.pools() if pool.isprintable()][:_CHOICES],
+            drawn=report is not None and plotly_script() is not None,
         )  # fmt: skip
 
     def task_mark(self, pool: str, task_id: str) -> str:
@@ -431,6 +428,10 @@ class _ExperimentRow:
             pool, shown_name(pool), counts, status_bar(counts, WORDS), max(times, default=now), pages.pools.store.paused(pool),
             _headline(runs, "IC"), _headline(runs, "Rank IC"), spark,
         )  # fmt: skip
+
+    @property
+    def side(self) -> str:
+        return side_text(self.name)
 
     @property
     def left(self) -> int:
@@ -616,8 +617,33 @@ def _lane_values(pool: str, snapshot: Snapshot) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _figure(value: Any, form: str) -> str:
-    return f"{int(value):,}" if form == "d" else number(float(value), form)
+# -- comparisons -------------------------------------------------------------------------------------------------------
+
+
+def _choices(pool: str, models: Sequence[str], chosen: Sequence[Side]) -> dict[str, Any]:
+    """Return the sides of an experiment from which one can choose: its joined result and, of several, its models."""
+    from rollforge.sides import Side
+
+    listed = [Side(pool), *(Side(pool, model) for model in models if len(models) > 1)]
+    found = listed[:_CHOICES] + [side for side in listed[_CHOICES:] if side in chosen]
+    return {
+        "experiment": shown_name(pool), "more": len(listed) - len(found),
+        "sides": [
+            {"text": str(side), "shown": "joined result" if side.model is None else masked(side.model), "chosen": side in chosen}
+            for side in found
+        ],
+    }  # fmt: skip
+
+
+def side_text(pool: str) -> str:
+    """Return an experiment as it is written in the address of a comparison."""
+    from rollforge.sides import Side
+
+    return str(Side(pool))
+
+
+def _side_name(side: Side) -> str:
+    return masked(side.experiment_name if side.model is None else f"{side.experiment_name}: {side.model}")
 
 
 # -- texts -------------------------------------------------------------------------------------------------------------

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, TypeVar
 
 from rollforge.dashboard.pools import PoolReader
 from rollforge.dashboard.runs import RunReader
@@ -16,24 +16,14 @@ from rollforge.task import Status
 from rollforge.track.tracker import local_path
 
 if TYPE_CHECKING:
-    import pandas as pd
-
-    from rollforge.report.compare import Compared, Comparison
     from rollforge.report.summary import Summary
+    from rollforge.sides import ComparedSides, Side, Source
 
-__all__ = ["ComparedResults", "ResultReader"]
+__all__ = ["ResultReader"]
 
 _KEPT = 8
-"""Number of summaries that are kept in memory."""
-
-
-@dataclass(frozen=True, slots=True)
-class ComparedResults:
-    """A comparison of experiments, or of the models of one."""
-
-    comparison: Comparison
-    definitions: pd.DataFrame
-    """The values by which their definitions differ, of the first task of each."""
+"""Number of summaries, of comparisons, and of lists of models that are kept in memory."""
+_Value = TypeVar("_Value")
 
 
 class ResultReader:
@@ -51,7 +41,9 @@ class ResultReader:
         self._pools = pools
         self._runs = runs
         self._lock = threading.Lock()
-        self._known: dict[str, tuple[object, Summary]] = {}
+        self._summaries: dict[object, tuple[object, Summary]] = {}
+        self._comparisons: dict[object, tuple[object, ComparedSides]] = {}
+        self._models: dict[object, tuple[object, list[str] | None]] = {}
 
     def summary(self, pool: str) -> Summary:
         """Return the numbers of the report of an experiment; they are computed again when more tasks are done.
@@ -59,22 +51,46 @@ class ResultReader:
         As in ``rollforge report``, code of others is not run: a strategy or an ensemble that is not Rollforge's runs only if
         it is this user's own or was allowed.
         """
-        mark = sorted(
-            (status.value, n) for status, n in self._pools.counts(pool).items() if status is not Status.RUNNING
-        )
-        with self._lock:
-            found = self._known.get(pool)
-            if found is None or found[0] != mark:
-                self._known.pop(pool, None)
-                found = self._known[pool] = mark, self._computed(pool)
-                while len(self._known) > _KEPT:
-                    del self._known[next(iter(self._known))]
-            return found[1]
+        return self._kept(self._summaries, pool, self._mark(pool), lambda: self._summary(pool))
 
-    def _computed(self, pool: str) -> Summary:
+    def models(self, pool: str) -> list[str] | None:
+        """Return the names of the models of an experiment; None if there is no such experiment."""
+        from rollforge.sides import model_names
+
+        number = sum(self._pools.counts(pool).values())
+        return self._kept(self._models, pool, number, lambda: model_names(self._pools.store, pool))
+
+    def compared(self, sides: Sequence[Side]) -> ComparedSides:
+        """Return the comparison of experiments and models; it is computed again when more tasks are done.
+
+        Raises
+        ------
+        ConfigError
+            If there are fewer than two results, or an experiment has no such model.
+        """
+        from rollforge.sides import compare_sides
+
+        marks = [self._mark(pool) for pool in dict.fromkeys(side.experiment_name for side in sides)]
+        return self._kept(self._comparisons, tuple(sides), marks, lambda: compare_sides(sides, self._source))
+
+    def _mark(self, pool: str) -> object:
+        counts = self._pools.counts(pool)
+        return sorted((status.value, n) for status, n in counts.items() if status is not Status.RUNNING)
+
+    def _kept(
+        self, kept: dict[object, tuple[object, _Value]], key: object, mark: object, compute: Callable[[], _Value]
+    ) -> _Value:
+        """Return what was computed for a key, or compute it if there is nothing yet or the mark has changed."""
+        with self._lock:
+            found = kept.pop(key, None)
+            kept[key] = found if found is not None and found[0] == mark else (mark, compute())
+            while len(kept) > _KEPT:
+                del kept[next(iter(kept))]
+            return kept[key][1]
+
+    def _source(self, pool: str) -> Source:
         from rollforge import pipeline
-        from rollforge.report.inputs import report_inputs
-        from rollforge.report.summary import summarise
+        from rollforge.sides import Source
 
         uri = self._runs.tracking_uri(pool)
         place = local_path(uri)
@@ -83,50 +99,21 @@ class ResultReader:
         store_uri = STORES.private_address(self._pools.store)
         session = Session().with_(store_uri=store_uri, tracking_uri=uri, experiment_name=pool)
         session = pipeline.with_training_data(session, pool)
-        collected = pipeline.collect(session, pool, allow_gaps=True)
-        collected = pipeline.with_backtest(collected, session, own_code=pipeline.backtest_is_own(collected))
-        parts = pipeline.by_label(collected, session, pool)
+        return Source(pool, session, pipeline.collect(session, pool, allow_gaps=True))
+
+    def _summary(self, pool: str) -> Summary:
+        from rollforge.report.inputs import report_inputs
+        from rollforge.report.summary import summarise
+
+        source = self._source(pool)
+        collected = source.backtested(source.collected)
+        parts = source.parts(collected)
         config = collected.template_text()
         if not parts:
-            return summarise(report_inputs(collected, name=pool, session=session, config=config))
+            return summarise(report_inputs(collected, name=pool, session=source.session, config=config))
         found = {
-            title: summarise(report_inputs(part, name=pool, session=session, config=config))
+            title: summarise(report_inputs(part, name=pool, session=source.session, config=config))
             for title, part in parts.items()
         }
         combined = any(part is collected for part in parts.values())
         return replace(next(iter(found.values())), parts=found, combined=combined)
-
-    def compared(self, names: Sequence[str]) -> ComparedResults:
-        """Return the comparison of several experiments, or of the models of a single one.
-
-        Parameters
-        ----------
-        names : sequence of str
-            The experiments; differences are from the first.
-
-        Raises
-        ------
-        ConfigError
-            If there is only one experiment, and it has only one model.
-        """
-        from rollforge.report.compare import Compared, compare, compared, definition_differences
-
-        found: list[Compared]
-        if len(names) > 1:
-            found = [compared(self.summary(name), name) for name in names]
-            examples = {name: self._definition(name) for name in names}
-        else:
-            summary = self.summary(names[0])
-            found = [Compared(name=model.name, quality=model, per_year=model.per_year) for model in summary.models]
-            examples = {model.name: self._definition(names[0], model.name) for model in summary.models}
-        if len(found) < 2:
-            raise ConfigError(
-                f"The experiment {names[0]!r} has only one model. Choose another experiment to compare it with."
-            )
-        return ComparedResults(compare(found), definition_differences(examples))
-
-    def _definition(self, pool: str, model: str | None = None) -> Mapping[str, object]:
-        """Return the definition of the first task of an experiment, or of one of its models."""
-        tasks = self._pools.snapshot(pool).tasks
-        first = next((task for task in tasks if model is None or task.model == model), tasks[0] if tasks else None)
-        return {} if first is None else self._pools.task(pool, first.id).definition

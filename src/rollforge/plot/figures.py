@@ -21,6 +21,7 @@ from rollforge.plot.source import (
     backtest_of,
     collected_of,
     paths_of,
+    side_of,
     signal_of,
 )
 from rollforge.record import performance as figures_of, persistence
@@ -110,16 +111,21 @@ def cumulative(result: Drawable, label: Table | None = None, *, rank: bool = Fal
 
 
 def compare(
-    results: Mapping[str, Drawable] | Sequence[str], label: Table | None = None, *, rank: bool = False
+    results: Mapping[str, Drawable | tuple[Drawable, str]] | Sequence[str],
+    label: Table | None = None,
+    *,
+    rank: bool = False,
 ) -> go.Figure:
     """Return the sum of the daily IC of several results since the first day on which all of them have one.
 
-    Only days on which every result has an IC are drawn, so that the lines can be compared.
+    Only days on which every result has an IC are drawn, so that the lines can be compared. Each result is evaluated with its
+    own label on its own instruments.
 
     Parameters
     ----------
     results : mapping or sequence of str
-        Name -> result, as in :func:`ic`; or the names of experiments.
+        Name -> result, as in :func:`ic`, or a pair of a result and the name of one of its models; or names of experiments,
+        ``"EXPERIMENT"``, and of their models, ``"EXPERIMENT:MODEL"``, as for ``rollforge report``.
     label : Series or table, optional
         The label of predictions that are tables.
     rank : bool
@@ -128,7 +134,7 @@ def compare(
     Raises
     ------
     ConfigError
-        If there are fewer than two results.
+        If there are fewer than two results, or a result has no such model.
     DataNotFound
         If there is no day on which all of them have an IC.
     """
@@ -136,15 +142,24 @@ def compare(
         raise ConfigError(
             "a comparison needs at least two results: compare({'first': …, 'second': …}).", path="results"
         )
-    given = results if isinstance(results, Mapping) else {str(name): name for name in results}
-    daily = {}
-    for name, result in given.items():
-        signal = signal_of(result, label if collected_of(result) is None else None)
+    given = results.items() if isinstance(results, Mapping) else ((str(name), name) for name in results)
+    daily: dict[str, pd.Series] = {}
+    labels = set()
+    experiments: dict[object, object] = {}
+    for name, result in given:
+        found, model = side_of(result)
+        if isinstance(found, str):
+            found = experiments.setdefault(found, experiments.get(found) or collected_of(found))
+        signal = signal_of(found, label if collected_of(found) is None else None, model=model)
+        labels.add(("".join(signal.label_text.split()), signal.label_days))
         daily[name] = calc_ic(signal.prediction, signal.known_label, dropna=True)[int(rank)]
+    if len(daily) < 2:
+        raise ConfigError("a comparison needs two different results.", path="results")
     common = pd.DataFrame(daily).dropna()
     if common.empty:
         raise DataNotFound("There is no day on which all results have an IC, so they cannot be compared.")
-    return _curves(common, f"Cumulative {_name(rank)} on the days that all have in common")
+    apart = "; the results have different labels" if len(labels) > 1 else ""
+    return _curves(common, f"Cumulative {_name(rank)} on the days that all have in common{apart}")
 
 
 def heatmap(result: Drawable, metric: str = "IC") -> go.Figure:

@@ -32,6 +32,7 @@ __all__ = [
     "backtest_of",
     "collected_of",
     "paths_of",
+    "side_of",
     "signal_of",
 ]
 
@@ -170,6 +171,27 @@ def signal_of(
         chosen.target.days if label_days is None else label_days,
         pd.DatetimeIndex(collected.schedule.calendar),
     )
+
+
+def side_of(given: object) -> tuple[object, str | None]:
+    """Return a result and one of its models, or None for all: from a pair, or ``EXPERIMENT:MODEL``.
+
+    Raises
+    ------
+    ConfigError
+        If an experiment has no such model.
+    """
+    from rollforge.sides import model_names, read_side
+    from rollforge.store.base import open_store
+
+    if isinstance(given, tuple) and len(given) == 2:
+        result, model = given
+        return result, str(model)
+    if not isinstance(given, str) or ":" not in given:
+        return given, None
+    store = open_store(current_session().store_uri)
+    side = read_side(given, lambda name: model_names(store, name))
+    return side.experiment_name, side.model
 
 
 def are_combined(collected: Collected) -> bool:

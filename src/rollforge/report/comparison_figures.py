@@ -6,16 +6,20 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from rollforge.record.performance import cumulative_returns
 from rollforge.report.compare import Compared, Comparison
-from rollforge.report.drawing import LEGEND, Figure, floats, line, plain_name
+from rollforge.report.drawing import LEGEND, Figure, floats, line, plain_name, short_names
 
 __all__ = ["MAX_ROWS", "cumulative_ic", "days_of", "differences", "equity"]
 
 MAX_ROWS = 40
 """With more results than this, differences are not drawn; the table contains them."""
-_STYLES = (("@orange", "dash"), ("@green", "dot"), ("@q1", "dashdot"), ("@q4", "solid"), ("@soft", "dash"))
+_STYLES = (
+    ("@orange", "dash"), ("@green", "dot"), ("@q1", "dashdot"), ("@q4", "solid"), ("@soft", "dash"), ("@red", "solid"),
+    ("@green", "solid"), ("@strong", "dot"), ("@q1", "dot"), ("@soft", "solid"), ("@q4", "dash"),
+)  # fmt: skip
 """Colour and dash of the results after the first. If there are more results, they are all grey."""
 
 
@@ -55,21 +59,19 @@ def _curves(
 ) -> Figure:
     others = [name for name in curves if name != first]
     many = len(others) > len(_STYLES)
+    shown = short_names([first, *others])
     data = []
     for i, name in enumerate(others):
         colour, dash = ("@bar", "solid") if many else _STYLES[i]
-        hover = f"{plain_name(name)}: {form}<extra></extra>"
         data.append(
-            line(x, curves[name].reindex(days), plain_name(name), colour, dash=dash, width=1.2 if many else 1.6,
-                 hovertemplate=hover, showlegend=not many)
+            line(x, curves[name].reindex(days), shown[name], colour, dash=dash, width=1.2 if many else 1.6,
+                 hovertemplate=f"{shown[name]}: {form}<extra></extra>", showlegend=not many, meta=plain_name(name))
         )  # fmt: skip
     if first in curves:
-        hover = f"{plain_name(first)}: {form}<extra></extra>"
         data.append(
-            line(
-                x, curves[first].reindex(days), plain_name(first), "@blue", width=2.6, hovertemplate=hover, legendrank=1
-            )
-        )
+            line(x, curves[first].reindex(days), shown[first], "@blue", width=2.6,
+                 hovertemplate=f"{shown[first]}: {form}<extra></extra>", legendrank=1, meta=plain_name(first))
+        )  # fmt: skip
     layout = {
         "height": 340,
         "hovermode": "closest" if many else "x unified",
@@ -98,9 +100,11 @@ def differences(comparison: Comparison, figure: str = "IC") -> Figure:
         "arrayminus": floats(np.round(middle - rows["low"], 6)),
     }
     form = ".4f" if figure.endswith("IC") else ".1%"
+    names = [plain_name(str(name)) for name in rows.index]
+    shown = short_names([comparison.results[0].name, *map(str, rows.index)])
     data = [
         {
-            "type": "scatter", "mode": "markers", "x": floats(middle), "y": [plain_name(str(name)) for name in rows.index],
+            "type": "scatter", "mode": "markers", "x": floats(middle), "y": names,
             "name": f"difference of the {figure}", "showlegend": False, "marker": {"color": "@blue", "size": 9},
             "error_x": {"type": "data", "symmetric": False, **ends, "color": "@blue", "thickness": 1.6, "width": 5},
             "hovertemplate": f"%{{y}}: %{{x:{form}}}<extra></extra>",
@@ -111,11 +115,27 @@ def differences(comparison: Comparison, figure: str = "IC") -> Figure:
         "hovermode": "closest",
         "margin": {"t": 12},
         "xaxis": {
-            "title": {"text": f"{figure} minus that of {plain_name(comparison.results[0].name)}"},
+            "title": {"text": f"{figure} minus that of {shown[comparison.results[0].name]}"},
             "tickformat": "" if figure.endswith("IC") else ".1%",
             "zeroline": True,
-            "rangemode": "tozero",
+            "range": _around_zero(rows[["difference", "low", "high"]].to_numpy(np.float64)),
         },
-        "yaxis": {"type": "category", "autorange": "reversed"},
-    }
+        "yaxis": {
+            "type": "category", "autorange": "reversed", "tickvals": names, "ticktext": [shown[str(name)] for name in rows.index],
+        },
+    }  # fmt: skip
     return {"data": data, "layout": layout}
+
+
+def _around_zero(values: NDArray[np.float64]) -> list[float]:
+    """Return the range of an axis that contains 0 and all values, with some room on both sides.
+
+    Examples
+    --------
+    >>> _around_zero(np.array([0.0, np.nan])), _around_zero(np.array([-0.1, 0.3]))
+    ([-0.01, 0.01], [-0.12, 0.32])
+    """
+    there = np.append(values[np.isfinite(values)], 0.0)
+    low, high = float(there.min()), float(there.max())
+    room = 0.05 * (high - low) or 0.01
+    return [round(low - room, 6), round(high + room, 6)]

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import pandas as pd
 
-from rollforge.markup import Markup, tag
+from rollforge.confidential import mask_secrets
+from rollforge.errors import excerpt
+from rollforge.markup import Markup, join, tag
 from rollforge.report.compare import Comparison, Difference
 from rollforge.report.headline import evaluated_days_text, label_description
-from rollforge.report.summary import Headline
 from rollforge.report.tables import NOTHING, number, number_cell, table_of
 
-__all__ = ["definitions_table", "differences_table", "experiments_table", "interval_text"]
+__all__ = ["definitions_table", "differences_table", "interval_text", "results_table"]
 
 _DIFFERENCES = {"IC": ".4f", "Rank IC": ".4f", "Return": ".1%", "Net return": ".1%"}
+_MAX_VALUES, _MAX_LENGTH = 300, 300
+"""Number of values by which definitions differ that are shown, and their length."""
 _NAMES = {"Return": "annual long-short", "Net return": "annual return after costs"}
 
 
@@ -45,26 +46,28 @@ def differences_table(comparison: Comparison, period: str = "day", kind: str = "
     return table_of(heads, rows, sortable=True)
 
 
-def experiments_table(comparison: Comparison, headlines: Sequence[Headline]) -> Markup:
-    """Return one row per experiment with its figures; those of a backtest only if there is one."""
-    table, period = comparison.figures, headlines[0].period
+def results_table(comparison: Comparison) -> Markup:
+    """Return one row per result with its figures; those of a backtest only if there is one."""
+    table, period = comparison.figures, comparison.results[0].period
     shown = [("IC", "IC", ".4f"), ("t", "IC t-stat", ".2f"), ("Rank IC", "Rank IC", ".4f")]
     shown += [("Return", "annual long-short", ".1%"), ("Sharpe", "Sharpe", ".2f")]
     if table["Net return"].notna().any():
         shown += [("Net return", "annual return after costs", ".1%"), ("Net IR", "its information ratio", ".2f")]
         shown += [("Drawdown", "drawdown", ".1%")]
     heads = [
-        ("experiment", ""),
+        ("result", ""),
         ("windows", ""),
         *((name, "n") for _, name, _ in shown),
         ("label", ""),
         ("evaluated on", ""),
     ]
     rows = []
-    for (name, row), headline in zip(table.iterrows(), headlines, strict=True):
+    for (name, row), one in zip(table.iterrows(), comparison.results, strict=True):
         days = evaluated_days_text(int(row["days"]), str(row["first"]), str(row["last"]), period)
-        label = label_description(headline.label_text, headline.label_days, headline.period)
-        cells = [tag("td", f"{headline.statuses.get('done', 0)} of {headline.windows} done")]
+        label = NOTHING
+        if one.quality is not None:
+            label = label_description(mask_secrets(one.quality.label_text), one.quality.label_days, one.period)
+        cells = [tag("td", f"{one.done} of {one.windows} done")]
         cells += [number_cell(float(row[column]), form) for column, _, form in shown]
         cells += [tag("td", text, class_="text") for text in (label, days)]
         rows.append(tag("tr", tag("th", name, scope="row", class_="text"), *cells))
@@ -75,16 +78,18 @@ def definitions_table(differences: pd.DataFrame) -> Markup:
     """Return one row per value by which definitions differ, or a sentence if there is none."""
     if differences.empty:
         return tag("p", "The definitions are equal.", class_="empty")
-    heads = [("value", ""), *((str(name), "") for name in differences)]
+    heads = [("value", ""), *((str(name), "text") for name in differences)]
+    shown = differences.head(_MAX_VALUES)
     rows = [
         tag(
             "tr",
             tag("th", tag("code", path), scope="row", class_="text"),
-            *(tag("td", v, class_="text") for v in values),
+            *(tag("td", excerpt(str(value), _MAX_LENGTH), class_="text") for value in values),
         )
-        for path, values in zip(differences.index, differences.to_numpy(), strict=True)
+        for path, values in zip(shown.index, shown.to_numpy(), strict=True)
     ]
-    return table_of(heads, rows)
+    more = len(differences) - len(shown)
+    return join(table_of(heads, rows), tag("p", f"{more:,} more values differ.") if more else None)
 
 
 _NO_DIFFERENCE = Difference(0, np.nan, np.nan, np.nan, np.nan)

@@ -7,7 +7,7 @@ themes, and ``#name`` is one of the lists of days, which a page stores only once
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,14 +22,17 @@ __all__ = [
     "line",
     "plain_name",
     "rolling_days",
+    "short_names",
     "stacked",
     "with_gaps",
+    "without_middle",
 ]
 
 Figure = dict[str, Any]
 
 LEGEND = {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"}
 _GAP = np.timedelta64(15, "D")
+_MAX_NAME = 28
 
 
 def rolling_days(days: int) -> int:
@@ -150,3 +153,29 @@ def plain_name(name: str) -> str:
     """Return a name without the characters that Plotly would read as a colour, a list of days, markup or a template."""
     text = name.replace("&", "&amp;").replace("<", "&lt;").replace("%{", "%\u200b{")
     return f"\u200b{text}" if text[:1] in ("@", "#") else text
+
+
+def short_names(names: Iterable[str]) -> dict[str, str]:
+    """Return names for legends and axes: a long one loses its middle, and gets a number if it is then that of another.
+
+    Examples
+    --------
+    >>> list(short_names(["ridge", "trees " * 9 + "1", "trees " * 9 + "1 "]).values())
+    ['ridge', 'trees trees tr…trees trees 1', 'trees trees tr…rees trees 1 ']
+    """
+    found: dict[str, str] = {}
+    for name in dict.fromkeys(names):
+        short = without_middle(name, _MAX_NAME)
+        found[name] = plain_name(short if short not in found.values() else f"{short} ({len(found) + 1})")
+    return found
+
+
+def without_middle(name: str, most: int) -> str:
+    """Return a name of at most `most` characters: a longer one loses its middle.
+
+    Examples
+    --------
+    >>> without_middle("gradient boosting", 9), without_middle("ridge", 9)
+    ('grad…ting', 'ridge')
+    """
+    return name if len(name) <= most else f"{name[: most // 2]}…{name[len(name) - (most - 1) // 2 :]}"

@@ -48,7 +48,8 @@ def _rows(figure: Figure, trace: Figure, series: Mapping[str, Sequence[str]]) ->
             row = [_plain(trace.get("name", "")), _plain(name), _plain(trace.get("view", ""))]
             yield from ([*row, _number(a), _number(b), "", ""] for a, b in zip(across, cells, strict=True))
         return
-    head = [_plain(axis), _plain(trace.get("name", "")), _plain(trace.get("view", ""))]
+    # A long name is shortened in the legend.
+    head = [_plain(axis), _plain(trace.get("meta", trace.get("name", ""))), _plain(trace.get("view", ""))]
     error = next((name for name in ("error_x", "error_y") if name in trace), None)
     ends = trace[error] if error else {}
     for i, (a, b) in enumerate(zip(across, trace["y"], strict=True)):
@@ -68,8 +69,8 @@ def _number(value: object) -> object:
 
 
 def _plain(value: object) -> str:
-    """Return a text that no spreadsheet reads as a formula."""
-    text = str(value).replace("\u200b", "")
+    """Return a text as it was before :func:`~rollforge.report.drawing.plain_name`, which no spreadsheet reads as a formula."""
+    text = str(value).replace("\u200b", "").replace("&lt;", "<").replace("&amp;", "&")
     return f"'{text}" if text.startswith(_FORMULA) else text
 
 

@@ -17,11 +17,11 @@ from pathlib import Path
 import pandas as pd
 
 from rollforge.collect.trials import Trials
-from rollforge.errors import counted
+from rollforge.errors import counted, first_few
 from rollforge.markup import Markup, join, tag
 from rollforge.report.compare import Comparison, definition_differences
-from rollforge.report.comparison_tables import definitions_table, differences_table, experiments_table
-from rollforge.report.drawing import Figure, rolling_days
+from rollforge.report.comparison_tables import definitions_table, differences_table, results_table
+from rollforge.report.drawing import Figure, rolling_days, without_middle
 from rollforge.report.features import FEATURES, drift_by_window, importance_by_window
 from rollforge.report.figures import Plots, boundaries, comparison_plots, figures
 from rollforge.report.files import write_text
@@ -52,7 +52,7 @@ from rollforge.report.tables import (
 from rollforge.report.timeline import timeline
 
 __all__ = [
-    "ReportParts", "plot_element", "plotly_script", "plots_json", "render", "render_comparison", "render_markdown",
+    "ReportParts", "comparison_parts", "comparison_title", "plotly_script", "render", "render_comparison", "render_markdown",
     "report_parts", "write_report",
 ]  # fmt: skip
 
@@ -62,6 +62,8 @@ log = logging.getLogger(__name__)
 _POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'"
 # Notes beyond this number are collapsed.
 _NOTES = 12
+_TITLE = 40
+"""Number of characters of a result's name in a title."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,10 +107,8 @@ def render_markdown(summary: Summary) -> str:
     return to_markdown(join(tag("h1", summary.title), extent, *bodies))
 
 
-def render_comparison(
-    comparison: Comparison, definitions: Mapping[str, object], headlines: Sequence[Headline], *, markdown: bool = False
-) -> str:
-    """Return the page that compares experiments, as HTML or Markdown.
+def render_comparison(comparison: Comparison, definitions: Mapping[str, object], *, markdown: bool = False) -> str:
+    """Return the page that compares results, as HTML or Markdown.
 
     Parameters
     ----------
@@ -116,52 +116,61 @@ def render_comparison(
         Their figures and differences; the first one is the reference.
     definitions : mapping
         Name -> definition of its tasks, see :func:`~rollforge.report.compare.definition_differences`.
-    headlines : sequence of Headline
-        Their headlines, in the same order.
     markdown : bool
         Whether to return Markdown.
     """
+    name = comparison_title(comparison)
     plots = Plots({}, {}) if markdown else comparison_plots(comparison)
     library = _library() if plots.figures else None
     drawn = plots if library is not None else Plots({}, {})
-    sections = list(_compared(comparison, definitions, headlines, drawn))
-    bodies = (
-        tag("section", tag("h2", s.title), tag("p", s.lead, class_="lead"), s.body, id=s.anchor) for s in sections
-    )
-    name = " · ".join(one.name for one in comparison.results)
+    sections = list(_compared(comparison, definitions, drawn))
+    body = join(*map(_section_element, sections))
     if markdown:
-        return to_markdown(join(tag("h1", name), *bodies))
+        return to_markdown(join(tag("h1", name), body))
     missing = None if library is not None or not plots.figures else _missing_plots()
     environment = {"written": dt.datetime.now().astimezone().isoformat(timespec="seconds")}
-    main = join(missing, *bodies, _footer(environment, drawn=library is not None))
+    main = join(missing, body, _footer(environment, drawn=library is not None))
     links = [(s.anchor, s.title) for s in sections]
-    return _page(("Comparison of experiments", name), None, links, main, drawn.on_page(), library)
+    return _page(("Comparison", name), None, links, main, drawn.on_page(), library)
 
 
-def _compared(
-    comparison: Comparison, definitions: Mapping[str, object], headlines: Sequence[Headline], plots: Plots
-) -> Iterator[_Section]:
-    period, first = headlines[0].period, comparison.results[0].name
+def comparison_title(comparison: Comparison) -> str:
+    """Return the names of the first results, and the number of the others."""
+    return first_few([without_middle(one.name, _TITLE) for one in comparison.results], 4, " · ")
+
+
+def _compared(comparison: Comparison, definitions: Mapping[str, object], plots: Plots) -> Iterator[_Section]:
+    first = comparison.results[0]
+    period = first.period
     lead = (
-        f"Each experiment on its own {period}s and with its own label. Long-short: highest minus lowest fifth, per year, before "
+        f"Each result on its own {period}s and with its own label. Long-short: highest minus lowest fifth, per year, before "
         "costs. Return after costs, information ratio and drawdown are those of the backtest."
     )
-    body = join(experiments_table(comparison, headlines), plot_element(plots, "compared", "Cumulative IC"))
+    body = join(results_table(comparison), _plot_element(plots, "compared", "Cumulative IC"))
     yield _Section("figures", "Figures", lead, body)
-    made = differences_table(comparison, period, "experiment")
+    made = differences_table(comparison, period, "result")
     notes = [tag("p", note, class_="empty") for note in comparison.notes]
     if made is not None or notes:
         lead = (
-            f"Each experiment minus {first}, on the {period}s that both have, with a 95 % interval from a block bootstrap. An "
-            "interval that contains 0 means that the difference may be due to chance."
+            f"Each result minus {first.name}, on the {period}s and instruments that both have, with a 95 % interval from a "
+            "block bootstrap. An interval that contains 0 means that the difference may be due to chance; among many, some "
+            "exclude 0 by chance."
         )
-        body = join(plot_element(plots, "differences"), made, *notes)
-        yield _Section("differences", f"Differences from {first}", lead, body)
+        body = join(*notes, _plot_element(plots, "differences"), made)
+        yield _Section(
+            "differences", f"Differences from {without_middle(first.name, _TITLE)}", lead if made else "", body
+        )
     if "equity" in plots.figures:
-        lead = "Daily returns of each backtest after costs, summed, not compounded."
-        yield _Section("equity", "Backtests", lead, join(plot_element(plots, "equity")))
-    lead = "The values by which the experiments' first tasks differ; an empty cell means that there is no such value."
-    yield _Section("definitions", "Definitions", lead, definitions_table(definition_differences(definitions)))
+        lead = f"Returns of each backtest after costs by {period}, summed, not compounded."
+        yield _Section("equity", "Backtests", lead, join(_plot_element(plots, "equity")))
+    lead = "The values by which the first tasks of the results differ; an empty cell means that there is no such value."
+    differing = definition_differences(definitions)
+    yield _Section("definitions", "Definitions", lead if len(differing) else "", definitions_table(differing))
+
+
+def _section_element(section: _Section, title: str | None = None) -> Markup:
+    lead = tag("p", section.lead, class_="lead") if section.lead else None
+    return tag("section", tag("h2", title or section.title), lead, section.body, id=section.anchor)
 
 
 def _page(
@@ -220,12 +229,15 @@ def report_parts(summary: Summary) -> ReportParts:
         for one in ([_Section(part.anchor, part.title, "", Markup(""))] if parts else part.sections)
     ]
     main = join(*(part.body() for part in shown))
-    return ReportParts(tuple(links), Markup("") if parts else _extent(summary), main, plots_json(_on_page(shown)))
+    return ReportParts(tuple(links), Markup("") if parts else _extent(summary), main, _json(_on_page(shown)))
 
 
-def plots_json(figures: object) -> Markup:
-    """Return figures as JSON that can stand in a script element."""
-    return _json(figures)
+def comparison_parts(comparison: Comparison, definitions: Mapping[str, object]) -> ReportParts:
+    """Return the parts of a comparison, which :func:`render_comparison` writes as one file."""
+    plots = Plots({}, {}) if plotly_script() is None else comparison_plots(comparison)
+    sections = list(_compared(comparison, definitions, plots))
+    links = tuple((one.title, one.anchor) for one in sections)
+    return ReportParts(links, Markup(""), join(*map(_section_element, sections)), _json(plots.on_page()))
 
 
 def plotly_script() -> str | None:
@@ -274,10 +286,7 @@ class _Part:
         return join(
             head,
             _overview(self.summary, missing_plots=explain and not self.drawn and bool(self.plots.figures)),
-            *(
-                tag("section", tag("h2", self._titled(s)), tag("p", s.lead, class_="lead"), s.body, id=s.anchor)
-                for s in self.sections
-            ),
+            *(_section_element(s, self._titled(s)) for s in self.sections),
         )
 
     def _titled(self, section: _Section) -> str:
@@ -382,7 +391,7 @@ def _windows(summary: Summary, plots: Plots) -> _Section:
     folded = tag(
         "details", tag("summary", "Dates of every segment"), dates_table(summary.tasks, summary.headline.period)
     )
-    drawn = plot_element(plots, "window_ic", "IC of each window, with its 95 % interval")
+    drawn = _plot_element(plots, "window_ic", "IC by window")
     body = join(timeline(summary.tasks), drawn, windows_table(summary.tasks, summary.headline.period), folded)
     lead = (
         f"The {summary.headline.period}s on which each task was trained, validated and tested. Hover over a bar to see "
@@ -418,13 +427,13 @@ def _models(summary: Summary, comparison: Comparison, plots: Plots) -> _Section:
         apart = join(
             tag("h3", "Differences from the ensemble"),
             tag("p", said, class_="lead"),
-            plot_element(plots, "differences"),
+            _plot_element(plots, "differences"),
             made,
         )
     notes = [tag("p", note, class_="empty") for note in comparison.notes]
     body = join(
         models_table(headline, summary.models, comparison),
-        plot_element(plots, "compared", "Cumulative IC"),
+        _plot_element(plots, "compared", "Cumulative IC"),
         apart,
         *notes,
     )
@@ -437,8 +446,8 @@ def _quality(summary: Summary, plots: Plots) -> Iterator[_Section]:
     if "daily" in plots.figures:
         pair = tag(
             "div",
-            plot_element(plots, "cumulative", "Cumulative: steady is better than steep"),
-            plot_element(plots, "histogram", "Distribution of the values"),
+            _plot_element(plots, "cumulative", "Cumulative: steady is better than steep"),
+            _plot_element(plots, "histogram", "Distribution of the values"),
             class_="pair",
         )
         lead = (
@@ -446,7 +455,7 @@ def _quality(summary: Summary, plots: Plots) -> Iterator[_Section]:
             f"the line is the mean of the last {rolling_days(len(summary.ic))} {summary.headline.period}s."
             + (" Dotted lines mark the starts of test windows." if boundaries(summary.tasks) else "")
         )
-        yield _Section("daily", f"IC by {summary.headline.period}", lead, join(plot_element(plots, "daily"), pair))
+        yield _Section("daily", f"IC by {summary.headline.period}", lead, join(_plot_element(plots, "daily"), pair))
     months = month_tables({"IC": summary.ic, "Rank IC": summary.rank_ic})
     lead = (
         f"Means of each month and year, {_evaluated_on(summary)}. Blue is above zero and orange below; both tables "
@@ -462,7 +471,7 @@ def _quality(summary: Summary, plots: Plots) -> Iterator[_Section]:
             f"its instruments differ. Label: {label_description(summary.headline.label_text, summary.headline.label_days, period)}."
         )
         models = (join(tag("h3", name), groups_table(table, period)) for name, table in summary.model_groups.items())
-        body = join(plot_element(plots, "groups"), groups_table(summary.groups, period), *models)
+        body = join(_plot_element(plots, "groups"), groups_table(summary.groups, period), *models)
         if summary.model_groups:
             lead += " Below: each model, with its own label."
         yield _Section("groups", "IC by group", lead, body)
@@ -484,7 +493,7 @@ def _quantiles(summary: Summary, plots: Plots) -> _Section:
         f"of a group are summed, not compounded, before costs.{unit}"
     )
     table = quantile_table(summary.quantile_table, days, period) if summary.quantile_table is not None else None
-    return _Section("quantiles", "Returns by quantile", lead, join(plot_element(plots, "quantiles"), table))
+    return _Section("quantiles", "Returns by quantile", lead, join(_plot_element(plots, "quantiles"), table))
 
 
 def _importance(summary: Summary, plots: Plots) -> Iterator[_Section]:
@@ -499,7 +508,7 @@ def _importance(summary: Summary, plots: Plots) -> Iterator[_Section]:
         "such feature."
     )
     folded = tag("details", tag("summary", "Mean, smallest and largest share"), feature_table(shares, "share", ".2%"))
-    yield _Section("importance", "Importance of features", lead, join(plot_element(plots, "importance"), folded))
+    yield _Section("importance", "Importance of features", lead, join(_plot_element(plots, "importance"), folded))
 
 
 def _drift(summary: Summary, plots: Plots) -> Iterator[_Section]:
@@ -512,8 +521,8 @@ def _drift(summary: Summary, plots: Plots) -> Iterator[_Section]:
         "(dotted lines). Scores of the training segment come from a model that has seen its labels."
     )
     folded = tag("details", tag("summary", "Mean, smallest and largest index"), feature_table(indexes, "PSI", ".3f"))
-    scores = plot_element(plots, "score_drift", "Scores")
-    features = plot_element(plots, "drift", f"The {FEATURES} features with the largest mean")
+    scores = _plot_element(plots, "score_drift", "Scores")
+    features = _plot_element(plots, "drift", f"The {FEATURES} features with the largest mean")
     yield _Section("drift", "Drift", lead, join(scores, features, folded if indexes else None))
 
 
@@ -537,15 +546,15 @@ def _persistence(summary: Summary, persistence: Persistence, plots: Plots) -> _S
     listed = tag("dl", *(tag("div", tag("dt", k), tag("dd", v)) for k, v in shown), class_="facts") if shown else None
     pair = tag(
         "div",
-        plot_element(plots, "decay", "IC by lag"),
-        plot_element(plots, "autocorrelation", "Autocorrelation of the scores by lag"),
+        _plot_element(plots, "decay", "IC by lag"),
+        _plot_element(plots, "autocorrelation", "Autocorrelation of the scores by lag"),
         class_="pair",
     )
     body = join(
         listed,
         pair if "decay" in plots.figures else None,
         persistence_table(persistence, period),
-        plot_element(plots, "turnover", f"Turnover by {period}"),
+        _plot_element(plots, "turnover", f"Turnover by {period}"),
     )
     return _Section("persistence", "Persistence of the signal", lead, body)
 
@@ -562,7 +571,7 @@ def _paths(summary: Summary, plots: Plots) -> _Section:
     for i, (model, paths) in enumerate(summary.paths.items()):
         parts += [
             tag("h3", model) if model else None,
-            plot_element(plots, f"paths{i}"),
+            _plot_element(plots, f"paths{i}"),
             paths_table(paths, summary.headline.period),
         ]
     return _Section("paths", "Backtest paths", lead, join(*parts))
@@ -615,7 +624,7 @@ def _portfolio(summary: Summary, plots: Plots) -> _Section:
     table = risk_table(summary.portfolio_risk, period) if summary.portfolio_risk is not None else None
     body = join(
         about if summary.portfolio_about else None,
-        plot_element(plots, "portfolio"),
+        _plot_element(plots, "portfolio"),
         table,
         return_months(summary.portfolio, benchmark=summary.has_benchmark) if summary.portfolio is not None else None,
         _exposure(summary, summary.exposure, plots) if summary.exposure is not None else None,
@@ -628,10 +637,10 @@ def _exposure(summary: Summary, exposure: pd.DataFrame, plots: Plots) -> Markup:
     shown = exposure_texts(exposure, period, summary.headline.per_year)
     listed = tag("dl", *(tag("div", tag("dt", k), tag("dd", v)) for k, v in shown.items()), class_="facts")
     title = tag("h3", f"Turnover and exposure, means over {counted(len(exposure), period)}")
-    return join(title, listed, plot_element(plots, "exposure"))
+    return join(title, listed, _plot_element(plots, "exposure"))
 
 
-def plot_element(plots: Plots, name: str, title: str | None = None) -> Markup | None:
+def _plot_element(plots: Plots, name: str, title: str | None = None) -> Markup | None:
     """Return the place of a plot, with its title; None if there is no such plot."""
     figure: Figure | None = plots.figures.get(name)
     if figure is None:

@@ -98,7 +98,7 @@ document.querySelectorAll(".switch").forEach(box => {
 // The data of a figure as CSV, as figure_data.py writes it.
 function csvOf(figure) {
   const plain = value => {
-    const text = String(value ?? "").replace(/\u200b/g, "");
+    const text = String(value ?? "").replace(/\u200b/g, "").replace(/&lt;/g, "<").replace(/&amp;/g, "&");
     return /^[=+\-@\t\r]/.test(text) ? "'" + text : text;
   };
   const cell = value => typeof value === "number" ? String(Number(value.toFixed(5))) : plain(value);
@@ -116,7 +116,7 @@ function csvOf(figure) {
     across.forEach((x, i) => {
       const middle = trace.error_x ? x : trace.y[i];
       const end = (values, sign) => values?.[i] == null ? "" : middle + sign * values[i];
-      rows.push([plain(axis), plain(trace.name), plain(trace.view), cell(x), cell(trace.y[i]),
+      rows.push([plain(axis), plain(trace.meta ?? trace.name), plain(trace.view), cell(x), cell(trace.y[i]),
         cell(end(ends?.arrayminus, -1)), cell(end(ends?.array, 1))]);
     });
   });

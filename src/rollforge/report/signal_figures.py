@@ -17,6 +17,7 @@ from rollforge.report.drawing import (
     line,
     plain_name,
     rolling_days,
+    short_names,
     stacked,
 )
 from rollforge.report.inputs import TaskRow
@@ -134,10 +135,10 @@ def curves(values: pd.DataFrame, x: str | list[str]) -> Figure:
     """
     sums = values.fillna(0.0).cumsum()
     data = [
-        line(x, sums[name], str(name), _COLOURS[i % len(_COLOURS)],
+        line(x, sums[name], shown, _COLOURS[i % len(_COLOURS)],
              dash=_DASHES[i // len(_COLOURS) % len(_DASHES)],
-             hovertemplate=f"{name} %{{y:.2f}}<extra></extra>")
-        for i, name in enumerate(sums)
+             hovertemplate=f"{shown} %{{y:.2f}}<extra></extra>")
+        for i, (name, shown) in enumerate(short_names(map(str, sums)).items())
     ]  # fmt: skip
     layout = {"height": 340, "hovermode": "x unified", "xaxis": {"type": "date"}, "legend": LEGEND}
     return {"data": data, "layout": layout}
@@ -390,6 +391,9 @@ _MODEL_COLOURS = ("@blue", "@orange", "@green", "@q1", "@q4", "@soft")
 def window_ic(tasks: Sequence[TaskRow]) -> Figure | None:
     """Return the mean IC of each window with its 95 % interval, at the first day of its test segment.
 
+    Several models stand side by side. If their intervals would overlap, there is a view of the rolling means of all models,
+    and one of the windows of each.
+
     Parameters
     ----------
     tasks : sequence of TaskRow
@@ -404,29 +408,64 @@ def window_ic(tasks: Sequence[TaskRow]) -> Figure | None:
     for task in tasks:
         if "IC low" in task.metrics:
             shown.setdefault(task.model, []).append(task)
-    if sum(map(len, shown.values())) < 2:
+    number = sum(map(len, shown.values()))
+    if number < 2:
         return None
-    data: list[Figure] = []
-    for i, (model, own) in enumerate(shown.items()):
-        middle, low, high = (np.round([t.metrics[name] for t in own], 5) for name in ("IC", "IC low", "IC high"))
-        ends: Figure = {"array": floats(np.round(high - middle, 5)), "arrayminus": floats(np.round(middle - low, 5))}
-        colour = _MODEL_COLOURS[i % len(_MODEL_COLOURS)] if len(shown) <= len(_MODEL_COLOURS) else "@bar"
-        numbers = [f"window {t.window.index + 1}" for t in own]
-        data.append(
-            {
-                "type": "scatter", "mode": "markers", "x": [str(t.window.segments["test"].start) for t in own],
-                "y": floats(middle), "name": plain_name(model) or "IC", "text": numbers,
-                "marker": {"color": colour, "size": 6 if len(own) <= 60 else 4},
-                "error_y": {**ends, "type": "data", "symmetric": False, "color": colour, "thickness": 1, "width": 0},
-                "hovertemplate": "%{text}: IC %{y:.4f}<extra>%{fullData.name}</extra>",
-            }
-        )  # fmt: skip
+    coloured = len(shown) <= len(_MODEL_COLOURS)
+    colours = {model: _MODEL_COLOURS[i] if coloured else "@bar" for i, model in enumerate(shown)}
     layout = {
         "height": 300,
         "hovermode": "closest",
-        "showlegend": 1 < len(shown) <= len(_MODEL_COLOURS),
+        "showlegend": len(shown) > 1 and coloured,
         "xaxis": {"type": "date"},
         "yaxis": {"title": {"text": "IC"}, "zeroline": True},
         "legend": LEGEND,
+        "scattermode": "group",
     }
-    return {"data": data, "layout": layout}
+    names = short_names(shown)
+    points = [
+        _window_points(own, colours[model]) | {"name": names[model] or "IC", "meta": plain_name(model) or "IC"}
+        for model, own in shown.items()
+    ]
+    if len(shown) == 1 or number <= _MAX_BARS:
+        return {"data": points, "layout": layout}
+    rolling = max(2, round(max(map(len, shown.values())) / 20))
+    every = f"means of {rolling} windows"
+    data = [
+        _window_means(own, names[model], colours[model], rolling) | {"view": every, "meta": plain_name(model)}
+        for model, own in shown.items()
+    ]
+    views = [every]
+    if len(shown) <= _MAX_VIEWS:
+        views += shown
+        data += [{**trace, "view": model, "showlegend": False} for model, trace in zip(shown, points, strict=True)]
+    return {"data": data, "layout": layout, "views": views}
+
+
+_MAX_BARS = 60
+"""Number of intervals of several models that can be told apart in one figure."""
+_MAX_VIEWS = 12
+
+
+def _window_points(own: Sequence[TaskRow], colour: str) -> Figure:
+    middle, low, high = (np.round([t.metrics[name] for t in own], 5) for name in ("IC", "IC low", "IC high"))
+    ends: Figure = {"array": floats(np.round(high - middle, 5)), "arrayminus": floats(np.round(middle - low, 5))}
+    return {
+        "type": "scatter", "mode": "markers", "x": [_first_test_day(t) for t in own],
+        "y": floats(middle), "text": [f"window {t.window.index + 1}" for t in own],
+        "marker": {"color": colour, "size": 6 if len(own) <= 60 else 4},
+        "error_y": {**ends, "type": "data", "symmetric": False, "color": colour, "thickness": 1, "width": 0},
+        "hovertemplate": "%{text}: IC %{y:.4f}<extra>%{fullData.name}</extra>",
+    }  # fmt: skip
+
+
+def _window_means(own: Sequence[TaskRow], name: str, colour: str, rolling: int) -> Figure:
+    """Return the rolling mean of the IC of the windows, each with the same weight."""
+    ordered = sorted(own, key=_first_test_day)
+    means = pd.Series([t.metrics["IC"] for t in ordered]).rolling(rolling).mean()
+    hover = f"{name} %{{y:.4f}}<extra></extra>"
+    return line([_first_test_day(t) for t in ordered], means, name, colour, hovertemplate=hover)
+
+
+def _first_test_day(task: TaskRow) -> str:
+    return str(task.window.segments["test"].start)

@@ -277,11 +277,23 @@ def _comparison(
             quality = evaluated(
                 replace(model, label=inputs.label, label_text=inputs.label_text, label_days=inputs.label_days), per_year
             )
-        members.append(Compared(name=model.name, quality=quality, per_year=per_year))
+        members.append(_compared(model.name, quality, model.prediction, inputs))
     name = ENSEMBLE
     while any(model.name == name for model in inputs.models):
         name += " "
-    return compare([Compared(name=name, quality=whole, per_year=per_year), *members], own)
+    return compare([_compared(name, whole, inputs.prediction, inputs), *members], own)
+
+
+def _compared(name: str, quality: Quality | None, prediction: pd.DataFrame | None, inputs: ReportInputs) -> Compared:
+    """Return a prediction, evaluated with the label of the combination, for the comparison."""
+    return Compared(
+        name=name,
+        quality=quality,
+        per_year=periods_per_year(inputs.calendar),
+        period=period_name(inputs.calendar),
+        scores=score_column(prediction, "prediction"),
+        labels=score_column(inputs.label, "label"),
+    )
 
 
 def _persistence(inputs: ReportInputs, quality: Quality) -> Persistence:
