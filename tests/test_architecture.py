@@ -119,6 +119,7 @@ NAMES_FROM_DATA = {
     "qlib_imports",  # the table of Qlib's names
     "run.execute",  # the packages that modules of models name
     "run.requirements",  # packages of a submission, in a child process
+    "run.spans",  # exporters of installed packages
     "run.submission",  # modules of models
     "safe_pickle",  # the names in a pickle, after they were checked
     "task",  # references in definitions, after they were checked

@@ -199,6 +199,8 @@ class _Run(_Section):
     """Seconds without a call from the driver after which an agent ends its task, at most 60."""
     slurm: dict[str, object] = {}
     """Further arguments of `dask_jobqueue.SLURMCluster`."""
+    spans: bool | None = Field(default=None, strict=True)
+    """Whether tasks are traced with OpenTelemetry; no by default."""
 
 
 class _Signals(_Section):

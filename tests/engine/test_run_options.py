@@ -112,7 +112,8 @@ def test_the_command_line_wins(write: Callable[..., Path]) -> None:
     [
         ({"on": "dask", "silence": 61.0}, "run.silence: must be less than or equal to 60, found 61"),
         ({"on": "dask", "silence": 0}, "run.silence: must be greater than 0, found 0"),
-        ({"one": "ray"}, "run.one: unknown key. Did you mean 'on'? Allowed: on, jobs, cpus, memory, gpus, data, silence, slurm."),
+        ({"one": "ray"}, "run.one: unknown key. Did you mean 'on'? Allowed: on, jobs, cpus, memory, gpus, data, silence, slurm"),
+        ({"spans": "console"}, "run.spans: must be a valid boolean, found 'console'."),
         ({"on": "rai"}, "run.on: 'rai' is not a known engine. Did you mean 'ray'? Known: ray, dask, slurm and local"),
         ({"on": "ray", "cpus": 0}, "run.cpus: must be greater than or equal to 1, found 0."),
         ({"on": "ray", "gpus": -1}, "run.gpus: must be greater than or equal to 0, found -1."),

@@ -19,6 +19,8 @@ from rollforge.cli.terminal import SafeFormatter, echo, one_line
 from rollforge.errors import ConfigError, counted, nearest, shown
 
 if TYPE_CHECKING:
+    from opentelemetry.trace import TracerProvider
+
     from rollforge.run.capacity import Capacity
     from rollforge.run.job import Event, Job
     from rollforge.run.requirements import Admission
@@ -111,6 +113,10 @@ def worker(
         list[str] | None,
         typer.Option(help="Package or .py file whose classes tasks may name, besides Rollforge's own; repeatable."),
     ] = None,
+    spans: Annotated[
+        bool,
+        typer.Option("--spans", help="Trace tasks with OpenTelemetry, which its variables OTEL_… configure."),
+    ] = False,
     before: Annotated[str, typer.Option(help="Status of the tasks to take: waiting or part_done.")] = "waiting",
     after: Annotated[str, typer.Option(help="Status of tasks after success: done or part_done.")] = "done",
 ) -> None:
@@ -127,6 +133,7 @@ def worker(
     from rollforge.limits import read_memory
     from rollforge.run.capacity import Capacity
     from rollforge.run.requirements import Admission
+    from rollforge.run.spans import tracer_provider
     from rollforge.session import Session, available_cores
     from rollforge.store.base import open_store
     from rollforge.trust import checked_plugins
@@ -156,7 +163,7 @@ def worker(
         job = replace(job, on_death=functools.partial(_tidy_up, admission))
     capacity = Capacity.of_machine(available_cores(), side_by_side)
     settings = _Settings(side_by_side, capacity, lease, grace, reconnect_timeout, exit_when_empty)
-    _run(session, job, settings, admission)
+    _run(session, job, settings, admission, tracer_provider() if spans else None)
 
 
 def data_folders(given: Sequence[str]) -> dict[str, object]:
@@ -229,9 +236,12 @@ def _job(pool: str, func: str | None, before: str, after: str, arguments: dict[s
     return Job(pool, task_func, before=Status(before), after=Status(after), kwargs=arguments)
 
 
-def _run(session: Session, job: Job, settings: _Settings, admission: Admission | None) -> None:
+def _run(
+    session: Session, job: Job, settings: _Settings, admission: Admission | None, provider: TracerProvider | None
+) -> None:
     from rollforge.confidential import mask_secrets
     from rollforge.run.runners import LocalRunners
+    from rollforge.run.spans import exported_spans
     from rollforge.run.worker_pool import WorkerPool
     from rollforge.store.base import open_store
 
@@ -247,23 +257,24 @@ def _run(session: Session, job: Job, settings: _Settings, admission: Admission |
     )
     for note in notes:
         echo(f"note: {note}", err=True)
-    worker_pool = WorkerPool(
-        store,
-        job,
-        session,
-        settings.jobs,
-        _show,
-        stopping,
-        lease_seconds=settings.lease_seconds,
-        grace=settings.grace,
-        reconnect_timeout=settings.reconnect_timeout,
-        exit_when_empty=settings.exit_when_empty,
-        admission=admission,
-        wait_for_others=True,
-        runners=LocalRunners(session, job, settings.jobs, capacity=settings.capacity, asked=None, strict=True),
-    )
-    with stopping:
-        worker_pool.run()
+    with exported_spans(None, _show, provider) as on_event:
+        worker_pool = WorkerPool(
+            store,
+            job,
+            session,
+            settings.jobs,
+            on_event,
+            stopping,
+            lease_seconds=settings.lease_seconds,
+            grace=settings.grace,
+            reconnect_timeout=settings.reconnect_timeout,
+            exit_when_empty=settings.exit_when_empty,
+            admission=admission,
+            wait_for_others=True,
+            runners=LocalRunners(session, job, settings.jobs, capacity=settings.capacity, asked=None, strict=True),
+        )
+        with stopping:
+            worker_pool.run()
     echo(f"{counted(worker_pool.ran, 'task')} run")
 
 

@@ -19,6 +19,7 @@ from rollforge.paths import name_problem
 from rollforge.session import Session, pool_command
 
 if TYPE_CHECKING:
+    from opentelemetry.trace import TracerProvider
     from rich.console import Console
 
     from rollforge.collect.combine import Ensembles
@@ -70,6 +71,13 @@ Memory = Annotated[
     str | None, typer.Option(help="Memory that each task needs, in bytes or as 512M or 8G. Not known by default.")
 ]
 Gpus = Annotated[float | None, typer.Option(min=0, help="GPUs of each task; a fraction shares one. None by default.")]
+Spans = Annotated[
+    bool | None,
+    typer.Option(
+        "--spans/--no-spans",
+        help="Trace tasks with OpenTelemetry, which its variables OTEL_… configure. No by default.",
+    ),
+]
 Limit = Annotated[int | None, typer.Option(min=1, help="Number of tasks to use, the first ones; all by default.")]
 LeakageMode = Annotated[
     str | None,
@@ -223,6 +231,7 @@ def run(
     cpus: Cpus = None,
     memory: Memory = None,
     gpus: Gpus = None,
+    spans: Spans = None,
     store_uri: StoreUri = None,
     tracking_uri: TrackingUri = None,
     experiment_name: ExperimentName = None,
@@ -241,6 +250,7 @@ def run(
     command completes the rest.
     """
     from rollforge.cli.notifications import reported_run
+    from rollforge.run.spans import tracer_provider
 
     with summarised(as_json) as found:
         console = _console()
@@ -252,7 +262,7 @@ def run(
             experiment_name=experiment_name,
             leakage=leakage,
         )
-        options = made.workflow.run.over(on=on, jobs=jobs, cpus=cpus, memory=memory, gpus=gpus)
+        options = made.workflow.run.over(on=on, jobs=jobs, cpus=cpus, memory=memory, gpus=gpus, spans=spans)
         executor = _executor(options)
         found.update(start_summary(made.workflow.experiment_name, made.workflow.session), tasks=len(set(made.ids)))
         _show_plan(made, console)
@@ -264,9 +274,10 @@ def run(
             return
         if executor is not None:
             executor.engine()  # before anything is stored
+        provider = tracer_provider() if options.spans else None
         folder = _output_folder(output, made.workflow.experiment_name)
         with reported_run(made, _labels(made)):
-            _run(made, options, executor, folder, console, found, allow_gaps=allow_gaps)
+            _run(made, options, executor, folder, console, found, allow_gaps=allow_gaps, provider=provider)
 
 
 def _run(
@@ -278,12 +289,13 @@ def _run(
     found: dict[str, object],
     *,
     allow_gaps: bool,
+    provider: TracerProvider | None,
 ) -> None:
     """Train, collect and report; `found` is completed."""
     from rollforge import pipeline
     from rollforge.sides import Source
 
-    _train(made, options, executor, folder, console)
+    _train(made, options, executor, folder, console, provider)
     failed = pipeline.failures(made)
     found.update(failed=sum(len(group.tasks) for group in failed), errors=error_groups(failed))
     _show_failures(made, failed)
@@ -417,9 +429,17 @@ def _output_folder(output: Path | None, experiment_name: str) -> Path:
     return folder
 
 
-def _train(made: Plan, options: RunOptions, executor: EngineExecutor | None, folder: Path, console: Console) -> None:
+def _train(
+    made: Plan,
+    options: RunOptions,
+    executor: EngineExecutor | None,
+    folder: Path,
+    console: Console,
+    provider: TracerProvider | None,
+) -> None:
     from rollforge import pipeline
     from rollforge.cli.progress import RunProgress
+    from rollforge.run.spans import exported_spans
 
     if executor is None and options.gpus:
         from rollforge.run.gpus import check_gpus
@@ -441,22 +461,25 @@ def _train(made: Plan, options: RunOptions, executor: EngineExecutor | None, fol
         return
     if submitted.done:
         console.print(f"{submitted.done} of {len(made.ids)} tasks are already done")
-    with RunProgress(
+    progress = RunProgress(
         _labels(made),
         done=submitted.done,
         jobs=None if workers is None else max(workers, 1),
         console=console,
         log_file=folder / "run.log",
         cluster=executor is not None,
-    ) as progress:
+    )
+    name = made.workflow.experiment_name
+    with progress:
         try:
-            pipeline.train(
-                made,
-                jobs=workers or 0,
-                on_event=progress,
-                log_file=folder / "run.log",
-                executor=executor or _on_gpus(options, workers or 0),
-            )
+            with exported_spans(name, progress, provider) as on_event:
+                pipeline.train(
+                    made,
+                    jobs=workers or 0,
+                    on_event=on_event,
+                    log_file=folder / "run.log",
+                    executor=executor or _on_gpus(options, workers or 0),
+                )
         except KeyboardInterrupt:
             echo_error(
                 "rollforge: interrupted. Running tasks were returned to the pool; run the same command to continue."

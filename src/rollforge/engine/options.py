@@ -77,6 +77,8 @@ class RunOptions:
     """Seconds."""
     slurm: Mapping[str, object] = field(default_factory=dict)
     """Options of Slurm's jobs."""
+    spans: bool | None = None
+    """Whether tasks are traced with OpenTelemetry."""
     names: Mapping[str, str] = field(default_factory=dict)
     """How an option is called where it was given, for errors, such as ``{"cpus": "--cpus"}``."""
 
