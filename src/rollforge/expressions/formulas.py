@@ -81,9 +81,9 @@ def as_float(s: Lifespans, x: Any) -> NDArray[np.float64]:
     return converted
 
 
-def blank(x: Array, *blocks: int) -> NDArray[np.float64]:
-    """Return an output array for kernels: the shape of `x`, with leading dimensions `blocks`, filled with NaN."""
-    return np.full((*blocks, *x.shape), np.nan)
+def unfilled(x: Array, *blocks: int) -> NDArray[np.float64]:
+    """Return an output array for kernels, which fill it: the shape of `x`, with leading dimensions `blocks`."""
+    return np.empty((*blocks, *x.shape))
 
 
 def rolling(kernel: str, *extra: object) -> Callable[..., Array]:
@@ -91,7 +91,7 @@ def rolling(kernel: str, *extra: object) -> Callable[..., Array]:
         from rollforge.expressions import kernels, moments
 
         run = getattr(moments if kernel in moments.__all__ else kernels, kernel)
-        out = blank(x)
+        out = unfilled(x)
         run(as_float(s, x), s.begin, s.end, window_of(n), *extra, out)
         return out
 
@@ -120,7 +120,7 @@ def regression(which: int) -> Callable[..., Array]:
     def lines(s: Lifespans, x: Array, n: int) -> NDArray[np.float64]:
         from rollforge.expressions import moments
 
-        out = blank(x, 3)
+        out = unfilled(x, 3)
         moments.regression(as_float(s, x), s.begin, s.end, window_of(n), out[0], out[1], out[2])
         return out
 
@@ -137,7 +137,7 @@ def extreme(sign: float, which: int) -> Callable[..., Array]:
     def both(s: Lifespans, x: Array, n: int) -> NDArray[np.float64]:
         from rollforge.expressions import kernels
 
-        out = blank(x, 2)
+        out = unfilled(x, 2)
         queue, gaps = np.empty((2, x.shape[1] + 1), np.int64)
         kernels.extreme(as_float(s, x), s.begin, s.end, window_of(n), sign, queue, gaps, out[0], out[1])
         return out
@@ -155,7 +155,7 @@ def paired(*, scaled: bool) -> Callable[..., Array]:
     def compute(s: Lifespans, x: Array, y: Array, n: int) -> Array:
         from rollforge.expressions import moments
 
-        out = blank(x)
+        out = unfilled(x)
         moments.paired(as_float(s, x), as_float(s, y), s.begin, s.end, window_of(n), scaled, out)
         return out
 
@@ -169,7 +169,7 @@ def quantile(s: Lifespans, x: Array, n: int, q: float) -> Array:
         from rollforge.expressions import kernels
 
         shares = sorted(s.shares.get(n, set()) | {float(q)})
-        out = blank(x, len(shares))
+        out = unfilled(x, len(shares))
         window = np.empty(x.shape[1] + 1)
         kernels.quantile(as_float(s, x), s.begin, s.end, window_of(n), np.array(shares), window, out)
         return dict(zip(shares, out, strict=True))
@@ -185,7 +185,7 @@ def median(s: Lifespans, x: Array, n: int) -> Array:
 def ema(s: Lifespans, x: Array, n: float) -> Array:
     from rollforge.expressions import kernels
 
-    out = blank(x)
+    out = unfilled(x)
     if n == 0:
         kernels.expanding_ema(as_float(s, x), s.begin, s.end, out)
     else:

@@ -122,21 +122,28 @@ class Kernel:
     def __init__(self, function: Callable[..., object], fastmath: frozenset[str] = frozenset()) -> None:
         functools.update_wrapper(self, function)
         self.function, self.fastmath = function, fastmath
-        self._loaded: dict[tuple[Kind, ...], Callable[..., None]] = {}
+        self._loaded: dict[tuple[object, ...], Callable[..., None]] = {}  # by kinds, and by the arguments' types
 
     def __call__(self, *arguments: Any) -> None:
         """Run the loop, without Python's global lock."""
-        kinds = tuple(_kind(argument) for argument in arguments)
-        run = self._loaded.get(kinds)
-        if run is None:
-            with _compiling:
-                run = self._loaded.get(kinds) or self._loaded.setdefault(kinds, self._load(kinds))
+        types: list[object] = []
         flat: list[Any] = []
         for argument in arguments:
             if isinstance(argument, np.ndarray):
+                flags = argument.flags
+                if not (flags.c_contiguous and flags.aligned):
+                    _kind(argument)  # raises
+                types += [argument.dtype, argument.ndim]
                 flat += [argument.ctypes.data, *argument.shape]
             else:
+                types.append(type(argument))
                 flat.append(argument)
+        run = self._loaded.get(tuple(types))
+        if run is None:
+            kinds = tuple(_kind(argument) for argument in arguments)
+            with _compiling:
+                run = self._loaded.get(kinds) or self._loaded.setdefault(kinds, self._load(kinds))
+            self._loaded[tuple(types)] = run
         run(*flat)
 
     def _load(self, kinds: tuple[Kind, ...]) -> Callable[..., None]:

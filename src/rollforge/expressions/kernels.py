@@ -3,7 +3,7 @@
 Every kernel takes ``x``, float64 of shape (instruments, days) in C order, so that an instrument's series is contiguous;
 ``begin`` and ``end``, int64 of shape (instruments,), the half-open range of days on which the instrument exists (days
 outside do not count, not even as missing); ``n``, the window in days; and last ``out``, float64 of the shape of ``x``,
-filled with NaN, which is kept outside the range. A window needs one value (``min_periods=1``), as in pyqlib.
+which is NaN outside the range. A window needs one value (``min_periods=1``), as in pyqlib.
 
 Sums use Neumaier's compensated summation, so that values that have left the window leave no rounding error.
 
@@ -24,6 +24,8 @@ __all__ = ["count", "ewm_mean", "expanding_ema", "extreme", "gather_rows", "quan
 def sum_mean(x, begin, end, n, mean, out):  # type: ignore[no-untyped-def]
     """Sum or mean of the values in the window, with compensated summation."""
     for i in range(x.shape[0]):
+        for t in range(x.shape[1]):
+            out[i, t] = NAN
         b = begin[i]
         total, lost, seen = 0.0, 0.0, 0
         for t in range(b, end[i]):
@@ -50,6 +52,8 @@ def sum_mean(x, begin, end, n, mean, out):  # type: ignore[no-untyped-def]
 def count(x, begin, end, n, out):  # type: ignore[no-untyped-def]
     """Number of days in the window that have a value."""
     for i in range(x.shape[0]):
+        for t in range(x.shape[1]):
+            out[i, t] = NAN
         b, seen = begin[i], 0
         for t in range(b, end[i]):
             seen += 0 if np.isnan(x[i, t]) else 1
@@ -59,7 +63,7 @@ def count(x, begin, end, n, out):  # type: ignore[no-untyped-def]
 
 
 @exact
-def extreme(x, begin, end, n, sign, queue, gaps, place, out):  # type: ignore[no-untyped-def]
+def extreme(x, begin, end, n, sign, queue, gaps, place, out):  # type: ignore[no-untyped-def]  # noqa: C901
     """Largest value of the window (smallest if `sign` is -1), and in `place` its position, 1 for the window's first
     day.
 
@@ -68,6 +72,9 @@ def extreme(x, begin, end, n, sign, queue, gaps, place, out):  # type: ignore[no
     int64, one more than there are days.
     """
     for i in range(x.shape[0]):
+        for t in range(x.shape[1]):
+            place[i, t] = NAN
+            out[i, t] = NAN
         b, seen = begin[i], 0
         head, tail = 0, 0
         first_gap, gap_count = 0, 0
@@ -129,6 +136,9 @@ def quantile(x, begin, end, n, q, window, out):  # type: ignore[no-untyped-def]
     `window` is memory to work in: float64, one more than there are days.
     """
     for i in range(x.shape[0]):
+        for j in range(q.size):
+            for t in range(x.shape[1]):
+                out[j, i, t] = NAN
         b, c = begin[i], begin[i] * 0  # not a literal, or _move would be compiled twice
         for t in range(b, end[i]):
             old = x[i, t - n] if t - n >= b and np.isfinite(x[i, t - n]) else NAN
@@ -158,6 +168,8 @@ def _places(w, v):  # type: ignore[no-untyped-def]
 def rank(x, begin, end, n, out):  # type: ignore[no-untyped-def]
     """Percentile rank of the day's value in its window, between 0 and 1 (mean rank for ties); NaN if it is missing."""
     for i in range(x.shape[0]):
+        for t in range(x.shape[1]):
+            out[i, t] = NAN
         b, seen = begin[i], 0
         for t in range(b, end[i]):
             v = x[i, t]
@@ -183,6 +195,8 @@ def _weighted(w):  # type: ignore[no-untyped-def]
 def wma(x, begin, end, n, out):  # type: ignore[no-untyped-def]
     """Weighted mean with weights 1, 2, … from the window's first day to the last; missing days get no weight."""
     for i in range(x.shape[0]):
+        for t in range(x.shape[1]):
+            out[i, t] = NAN
         b = begin[i]
         for t in range(b, end[i]):
             s, total = _weighted(x[i, max(b, t - n + 1) : t + 1])
@@ -194,6 +208,8 @@ def wma(x, begin, end, n, out):  # type: ignore[no-untyped-def]
 def ewm_mean(x, begin, end, alpha, out):  # type: ignore[no-untyped-def]
     """Exponentially weighted mean from the instrument's first day (adjusted; weights decay over missing days too)."""
     for i in range(x.shape[0]):
+        for t in range(x.shape[1]):
+            out[i, t] = NAN
         mean, weight = NAN, 1.0
         for t in range(begin[i], end[i]):
             v = x[i, t]
@@ -212,6 +228,8 @@ def ewm_mean(x, begin, end, alpha, out):  # type: ignore[no-untyped-def]
 def expanding_ema(x, begin, end, out):  # type: ignore[no-untyped-def]
     """``EMA(x, 0)``: on day m, the mean with weights (1 - 2/(1+m))^age; missing days get no weight."""
     for i in range(x.shape[0]):
+        for t in range(x.shape[1]):
+            out[i, t] = NAN
         b, latest = begin[i], -1
         for t in range(b, end[i]):
             if np.isfinite(x[i, t]):

@@ -58,6 +58,8 @@ def _centred_sums(w, pivot):  # type: ignore[no-untyped-def]
 def variance(x, begin, end, n, root, out):  # type: ignore[no-untyped-def]
     """Sample variance (ddof 1) of the window, or its square root; NaN below two values, exactly 0 for equal values."""
     for i in range(x.shape[0]):
+        for t in range(x.shape[1]):
+            out[i, t] = NAN
         b, seen, same, last = begin[i], 0.0, 0.0, NAN
         pivot, s1, s2, peak, left = 0.0, 0.0, 0.0, 0.0, 0.0
         for t in range(b, end[i]):
@@ -108,6 +110,8 @@ def _central_moments(w, mean):  # type: ignore[no-untyped-def]
 def skew(x, begin, end, n, out):  # type: ignore[no-untyped-def]
     """Sample skewness (adjusted Fisher-Pearson, as pandas); NaN below three values."""
     for i in range(x.shape[0]):
+        for t in range(x.shape[1]):
+            out[i, t] = NAN
         b, c, same, last = begin[i], 0.0, 0.0, NAN
         for t in range(b, end[i]):
             v = x[i, t]
@@ -130,6 +134,8 @@ def skew(x, begin, end, n, out):  # type: ignore[no-untyped-def]
 def kurt(x, begin, end, n, out):  # type: ignore[no-untyped-def]
     """Sample excess kurtosis (as pandas); NaN below four values."""
     for i in range(x.shape[0]):
+        for t in range(x.shape[1]):
+            out[i, t] = NAN
         b, c, same, last = begin[i], 0.0, 0.0, NAN
         for t in range(b, end[i]):
             v = x[i, t]
@@ -161,6 +167,8 @@ def _distances(w, mean):  # type: ignore[no-untyped-def]
 def mad(x, begin, end, n, out):  # type: ignore[no-untyped-def]
     """Mean absolute deviation from the window's mean."""
     for i in range(x.shape[0]):
+        for t in range(x.shape[1]):
+            out[i, t] = NAN
         b, c = begin[i], 0.0
         for t in range(b, end[i]):
             c += 1 if np.isfinite(x[i, t]) else 0
@@ -193,6 +201,10 @@ def regression(x, begin, end, n, rsquare, residual, slope):  # type: ignore[no-u
     R squared of a flat window is NaN; slope and residual of equal values are exactly 0.
     """
     for i in range(x.shape[0]):
+        for t in range(x.shape[1]):
+            rsquare[i, t] = NAN
+            residual[i, t] = NAN
+            slope[i, t] = NAN
         b, c, left, origin, same, last = begin[i], 0.0, 0.0, float(begin[i]), 0.0, NAN
         pivot, s1, s2, sk, skk, sky, peak = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
         for t in range(b, end[i]):
@@ -264,12 +276,14 @@ def _pair_sums(u, v, mean_u, mean_v):  # type: ignore[no-untyped-def]
 
 
 @exact
-def paired(x, y, begin, end, n, scaled, out):  # type: ignore[no-untyped-def]
+def paired(x, y, begin, end, n, scaled, out):  # type: ignore[no-untyped-def]  # noqa: C901
     """Sample covariance (ddof 1) over the days of the window on which both series have a value.
 
     `scaled` gives the correlation instead, which is NaN if one of the two is flat on these days.
     """
     for i in range(x.shape[0]):
+        for t in range(x.shape[1]):
+            out[i, t] = NAN
         b, c, left = begin[i], 0.0, 0.0
         pu, pv, su, sv, suu, svv, suv, peak_u, peak_v = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
         for t in range(b, end[i]):
