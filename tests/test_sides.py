@@ -10,17 +10,18 @@ import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, strategies as st
+from sklearn.linear_model import Ridge
 from tests.dashboard.serving import serving
 from tests.documents.command_line import call, run
 from tests.test_several_models import CALENDAR, Experiment, task
 
-from rollforge import plot
+from rollforge import plot, walk_forward
 from rollforge.cli.exit_codes import Exit
 from rollforge.errors import ConfigError
 from rollforge.record.persistence import bootstrap_interval
 from rollforge.run.references import to_reference
-from rollforge.session import using
-from rollforge.sides import Side, read_side
+from rollforge.session import Session, using
+from rollforge.sides import Side, Source, compare_sides, read_side
 from rollforge.store.base import open_store
 from rollforge.track.base import get_experiment, open_tracker
 
@@ -328,3 +329,28 @@ def test_the_dashboard_offers_the_models(pools: Pools) -> None:
         assert (alone.code, "Choose at least two experiments or models." in alone.text) == (200, True)
         assert served.get("/compare?e=two:depth%3D5&e=two").code == 400
         assert served.get("/compare?e=two&e=three").code == 404
+
+
+def test_models_with_different_labels_are_results_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An experiment on a table has a model for each of two labels, which are not combined: it stands for both of them, and a
+    model that is named as well stands there once."""
+    days = pd.bdate_range("2020-01-01", "2020-06-30")
+    index = pd.MultiIndex.from_product([days, list("abcd")], names=["day", "store"])
+    table = pd.DataFrame(np.random.default_rng(0).normal(size=(len(index), 3)), index, ["x", "sold", "returned"])
+    monkeypatch.setenv("ROLLFORGE_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("ROLLFORGE_CACHE", str(tmp_path / "cache"))
+    session = Session(store_uri=f"sqlite:///{tmp_path}/tasks.db", tracking_uri=f"folder:{tmp_path}/runs", threads=1)
+    for name, labels, horizons in (("both", ["sold", "returned"], [1, 5]), ("one", ["sold"], [1])):
+        walk_forward(
+            Ridge(), table, features=["x"], label=labels, horizon=horizons, train="3 months", experiment_name=name,
+            session=session, jobs=0,
+        )  # fmt: skip
+
+    sides = [Side("one"), Side("both"), Side("both", "horizon 1")]
+    found = compare_sides(sides, lambda name: Source.read(session, name)).comparison
+    assert list(found.figures.index) == ["one", "both: horizon 1", "both: horizon 5"]
+    apart = found.difference("both: horizon 1")
+    assert apart is not None
+    assert abs(apart.difference) < 1e-6
+    assert found.difference("both: horizon 5") is None
+    assert "both: horizon 5 is returned (days of the label: 5)" in found.notes[0]

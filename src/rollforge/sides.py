@@ -149,6 +149,36 @@ class Source:
     ensembles: Ensembles | None = None
     """As in :func:`~rollforge.pipeline.collect`, for models with different labels."""
 
+    @classmethod
+    def read(
+        cls, session: Session, name: str, *, allow_gaps: bool = True, templates: Sequence[Template] = (),
+        label_days: int | None = None, ensembles: Ensembles | None = None,
+    ) -> Source:  # fmt: skip
+        """Collect the tasks of an experiment.
+
+        Parameters
+        ----------
+        session : Session
+            The session, with the stores. If it has no data folder, that of the training is used.
+        name : str
+            The experiment.
+        allow_gaps
+            As in :func:`~rollforge.pipeline.collect`.
+        templates, label_days, ensembles
+            As above.
+
+        Raises
+        ------
+        TaskNotFound
+            If there is no such experiment.
+        CoverageError, RecorderUnreachable, BuildError, CodeNotAllowed
+            As :func:`~rollforge.pipeline.collect`.
+        """
+        pipeline.require_pool(session, name)
+        session = pipeline.with_training_data(session, name)
+        collected = pipeline.collect(session, name, allow_gaps=allow_gaps, label_days=label_days, ensembles=ensembles)
+        return cls(name, session, collected, templates, label_days, ensembles)
+
     def backtested(self, collected: Collected) -> Collected:
         """Return a result of this experiment with its backtest, if its tasks have one."""
         own = pipeline.backtest_is_own(collected, self.templates)
@@ -199,8 +229,10 @@ def compare_sides(sides: Sequence[Side], source_of: Callable[[str], Source]) -> 
         for side in sides
     ]
     _refuse_twice([side for side, _ in chosen])
-    found = [part for side, source in chosen for part in _parts(side, source)]
-    parts = list({(part.source.name, part.models): part for part in reversed(found)}.values())[::-1]
+    unique: dict[tuple[str, tuple[str, ...] | None], _Part] = {}
+    for part in (part for side, source in chosen for part in _parts(side, source)):
+        unique.setdefault((part.source.name, part.models), part)
+    parts = list(unique.values())
     if len(parts) < 2:
         raise ConfigError("A comparison needs at least two experiments or models.")
     named = dict(zip(_names(parts), parts, strict=True))

@@ -54,7 +54,8 @@ def addresses(stores: tuple[str, str]) -> dict[str, str]:
     return {
         "experiments": "/", "experiment": "/experiment?name=live", "metric": "/experiment?name=trees&metric=IC",
         "failed": f"/task?experiment=live&id={ids['failed']}", "done": f"/task?experiment=trees&id={done}",
-        "result": "/result?experiment=ridge", "compare": "/compare?e=ridge&e=trees", "missing": "/task?experiment=live&id=x",
+        "result": "/result?experiment=ridge", "compare": "/compare?e=ridge&e=trees",
+        "choose": "/compare?e=ridge", "missing": "/task?experiment=live&id=x",
     }  # fmt: skip
 
 
@@ -138,3 +139,28 @@ def test_filters_and_the_keyboard(page: Page, served: Served) -> None:
     page.open(served.address + "/")
     page.key("Tab", 9)
     assert page.run("document.activeElement.className") == "skip"
+
+
+def test_results_are_chosen_with_the_keyboard(page: Page, served: Served) -> None:
+    """An experiment is added by typing, another reference and other results are chosen, and the address has the choice."""
+    page.open(served.address + "/compare?e=ridge")
+    page.run("document.querySelector('.chooser input[type=search]').focus()")
+    page.type("trees")
+    page.key("Enter", 13, "\r")
+    page.wait("location.search.includes('e=trees') && document.documentElement?.dataset.plots === 'drawn'")
+    assert page.text("main").count("Each result minus ridge") == 1
+    page.run("document.querySelector('.chooser summary').focus()")
+    page.key("Enter", 13, "\r")
+    page.wait("document.querySelector('.chooser').open")
+    assert page.run("[...document.querySelectorAll('.chooser input:checked')].map(one => one.value)") == [
+        "ridge",
+        "trees",
+    ]
+    page.run("document.querySelector('.chooser select').focus()")
+    page.key("ArrowDown", 40)
+    page.key("Tab", 9)
+    assert page.run("document.activeElement.textContent") == "Compare"
+    page.key("Enter", 13, "\r")
+    page.wait("location.search.includes('reference=trees') && document.documentElement?.dataset.plots === 'drawn'")
+    assert page.text("main").count("Each result minus trees") == 1
+    assert page.problems == []

@@ -146,3 +146,34 @@ def test_print_has_everything_on_the_page(page: Page, folder: Path) -> None:
     few = len(re.findall(rb"/Type\s*/Page\b", page.print()))
     assert 2 <= few <= 12
     assert many > few + 10  # a thousand rows
+
+
+def test_intervals_of_windows_can_be_told_apart(page: Page, folder: Path) -> None:
+    """Few windows of several models stand side by side; of many, there are rolling means and the windows of one model."""
+    write_report(summarise(inputs(windows(6, 100), models=MODELS)), folder / "few.html")
+    places = (
+        "[...document.querySelectorAll('#plot-window_ic .points path.point')].map(one => one.getBoundingClientRect().x)"
+    )
+    opened(page, folder, "few")
+    found = page.run(places)
+    assert len(found) == 25  # the second window has failed
+    assert len({round(x) for x in found}) == 25
+    opened(page, folder, "200 windows of five models")
+    assert page.run("document.querySelectorAll('#plot-window_ic .errorbar').length") == 0
+    assert page.run("document.querySelectorAll('#plot-window_ic .scatterlayer .js-line').length") == 5
+    page.run("document.querySelector('.switch[data-plot=window_ic] button:nth-child(4)').click()")
+    page.wait("document.querySelectorAll('#plot-window_ic .errorbar').length === 199")
+    assert page.run("document.querySelector('.switch[data-plot=window_ic] button:nth-child(4)').textContent") == "trees"
+
+
+def test_long_names_leave_room_for_the_figures(page: Page, folder: Path) -> None:
+    """Results with names of 200 characters, on a phone too: the axis has most of the width, and nothing else is wider."""
+    given = [replace(REPORTS["one window"], title=letter * 200) for letter in "ab"]
+    results = [compared(one) for one in given]
+    write_text(render_comparison(compare(results), {}), folder / "long.html")
+    for width in (1200, 390):
+        page.size(width, 844)
+        opened(page, folder, "long")
+        axis = page.run("document.querySelector('#plot-differences .gridlayer').getBoundingClientRect().width")
+        assert axis > 0.3 * width
+        assert page.run("document.documentElement.scrollWidth") <= width

@@ -13,7 +13,7 @@ from rollforge.generate.timeline import SegmentSpan, Window
 from rollforge.record.persistence import bootstrap_interval
 from rollforge.report.compare import Compared, compare, compared, definition_differences, paired_difference
 from rollforge.report.figures import figures
-from rollforge.report.html import render
+from rollforge.report.html import render, render_comparison
 from rollforge.report.inputs import ModelInputs, ReportInputs, TaskRow
 from rollforge.report.summary import Summary, summarise
 
@@ -228,3 +228,33 @@ def test_each_window_has_the_interval_of_its_own_days() -> None:
     other = found(task(0, {"IC": 0.3}), task(1, {}, "failed"), task(2, {}))
     assert not any("IC low" in t.metrics for t in other.tasks)
     assert "window_ic" not in figures(other).figures
+
+
+def test_the_difference_of_returns_is_that_of_the_fifths() -> None:
+    """Ten instruments, of which the two with the highest and the two with the lowest scores are the fifths: the annual
+    difference and its interval follow from the daily ones, divided by the days of the label. A result without a backtest has no
+    return after costs, on the page too."""
+    random = np.random.default_rng(4)
+    index = pd.MultiIndex.from_product([days(30), list("ABCDEFGHIJ")], names=["datetime", "instrument"])
+    truth, one, other = (pd.DataFrame({"score": random.normal(size=300)}, index) for _ in range(3))
+    given = [
+        compared(ReportInputs(name, [], scores_of, truth, label_text="gain", label_days=2))
+        for name, scores_of in (("one", one), ("other", other))
+    ]
+    given[1] = replace(given[1], net=pd.Series(0.01, days(30)))
+    found = compare(given)
+
+    def spread(scores_of: pd.DataFrame, day: pd.Timestamp) -> float:
+        order = scores_of["score"].xs(day).sort_values().index
+        gains = truth["score"].xs(day)
+        return float(gains[order[-2:]].mean() - gains[order[:2]].mean())
+
+    gaps = pd.Series([spread(other, day) - spread(one, day) for day in days(30)])
+    ends = bootstrap_interval(gaps, 2)
+    assert found.differences.loc[("other", "Return")].tolist()[:4] == pytest.approx(
+        [30, *(126 * value for value in (gaps.mean(), *ends))]
+    )
+    assert ("other", "Net return") not in found.differences.index
+    rows = render_comparison(found, {}).split("<tbody>")[1].split("</tr>")
+    assert rows[0].count(">–<") == 3
+    assert ">238.0%<" in rows[1]

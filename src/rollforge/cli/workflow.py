@@ -764,7 +764,6 @@ def _collected(name: str, stores: _Stores, allow_gaps: bool, found: dict[str, ob
 
     `found` gets its name and stores.
     """
-    from rollforge import pipeline
     from rollforge.plan import workflow_ensembles
     from rollforge.sides import Source
 
@@ -776,9 +775,8 @@ def _collected(name: str, stores: _Stores, allow_gaps: bool, found: dict[str, ob
     if workflow is not None:
         session, name, label_days = workflow.session, workflow.experiment_name, workflow.label_days
         templates, ensembles = workflow.templates, workflow_ensembles(workflow)
-    pipeline.require_pool(session, name)
     found.update(start_summary(name, session))
-    session = pipeline.with_training_data(session, name)
-    collected = pipeline.collect(session, name, allow_gaps=allow_gaps, label_days=label_days, ensembles=ensembles)
-    config = collected.template_text() if workflow is None else workflow.text
-    return Source(name, session, collected, templates, label_days, ensembles), config
+    source = Source.read(
+        session, name, allow_gaps=allow_gaps, templates=templates, label_days=label_days, ensembles=ensembles
+    )
+    return source, source.collected.template_text() if workflow is None else workflow.text

@@ -89,7 +89,6 @@ class ResultReader:
             return kept[key][1]
 
     def _source(self, pool: str) -> Source:
-        from rollforge import pipeline
         from rollforge.sides import Source
 
         uri = self._runs.tracking_uri(pool)
@@ -97,9 +96,7 @@ class ResultReader:
         if place is not None and not place.exists():  # opening it would create it
             raise ConfigError(f"There is no tracking store at {place}. Give another one with --tracking.")
         store_uri = STORES.private_address(self._pools.store)
-        session = Session().with_(store_uri=store_uri, tracking_uri=uri, experiment_name=pool)
-        session = pipeline.with_training_data(session, pool)
-        return Source(pool, session, pipeline.collect(session, pool, allow_gaps=True))
+        return Source.read(Session().with_(store_uri=store_uri, tracking_uri=uri, experiment_name=pool), pool)
 
     def _summary(self, pool: str) -> Summary:
         from rollforge.report.inputs import report_inputs

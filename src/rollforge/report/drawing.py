@@ -32,7 +32,7 @@ Figure = dict[str, Any]
 
 LEGEND = {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"}
 _GAP = np.timedelta64(15, "D")
-_MAX_NAME = 28
+_MAX_NAME = 24
 
 
 def rolling_days(days: int) -> int:
@@ -161,7 +161,7 @@ def short_names(names: Iterable[str]) -> dict[str, str]:
     Examples
     --------
     >>> list(short_names(["ridge", "trees " * 9 + "1", "trees " * 9 + "1 "]).values())
-    ['ridge', 'trees trees tr…trees trees 1', 'trees trees tr…rees trees 1 ']
+    ['ridge', 'trees trees …ees trees 1', 'trees trees …es trees 1 ']
     """
     found: dict[str, str] = {}
     for name in dict.fromkeys(names):

@@ -69,10 +69,10 @@ def models_table(summary: Summary) -> Table | None:
 
 
 def comparison_table(comparison: Comparison) -> Table:
-    """Return one row per experiment with its figures, and its difference in IC from the first with the 95 % interval."""
+    """Return one row per result with its figures, and its difference in IC from the first with the 95 % interval."""
     net = comparison.figures["Net return"].notna().any()
     table = Table(box=None, pad_edge=False)
-    table.add_column("experiment", max_width=28, overflow="fold")
+    table.add_column("result", max_width=28, overflow="fold")
     for name in ("days", "IC", "Rank IC", *(["after costs"] if net else []), "IC difference", "95 % interval"):
         table.add_column(name, justify="right")
     forms = {"days": "{:,.0f}", "IC": "{:+.4f}", "Rank IC": "{:+.4f}"} | ({"Net return": "{:.1%}"} if net else {})
@@ -83,7 +83,7 @@ def comparison_table(comparison: Comparison) -> Table:
         ends = apart is not None and np.isfinite([apart.low, apart.high]).all()
         cells.append(f"{apart.low:+.4f} to {apart.high:+.4f}" if apart is not None and ends else "")
         table.add_row(*(Text(printable(cell)) for cell in (str(result), *cells)))
-    table.caption = Text("differences from the first, on the days that both have", "dim")
+    table.caption = Text("differences from the first, on the days and instruments that both have", "dim")
     table.caption_justify = "left"
     return table
 
