@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import pandas as pd
@@ -14,10 +15,13 @@ class NoData(Dataset):  # type: ignore[misc]
 
     def prepare(self, *args: Any, **kwargs: Any) -> pd.DataFrame:
         """Return the row."""
-        index = pd.MultiIndex.from_arrays(
-            [pd.DatetimeIndex(["2000-01-03"]), ["NONE"]], names=["datetime", "instrument"]
-        )
-        return pd.DataFrame({"x": [0.0]}, index=index)
+        return _one_row().copy()
+
+
+@functools.cache
+def _one_row() -> pd.DataFrame:
+    index = pd.MultiIndex.from_arrays([pd.DatetimeIndex(["2000-01-03"]), ["NONE"]], names=["datetime", "instrument"])
+    return pd.DataFrame({"x": [0.0]}, index=index)
 
 
 class Nothing(Model):  # type: ignore[misc]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import copy
+import functools
 import importlib
 import inspect
 import os
@@ -170,12 +171,16 @@ def _locate_in_qlib(name: str, module_path: str, where: str) -> Callable[..., ob
     return found
 
 
+@functools.lru_cache(64)
+def _parameters(target: Callable[..., object]) -> tuple[inspect.Parameter, ...]:
+    return tuple(inspect.signature(target).parameters.values())
+
+
 def _check_arguments(target: Callable[..., object], kwargs: Mapping[str, object], where: str) -> None:
     try:
-        signature = inspect.signature(target)
+        parameters = _parameters(target)
     except (TypeError, ValueError):  # builtins without a signature: rely on the error of the call
         return
-    parameters = signature.parameters.values()
     names = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     label = getattr(target, "__name__", str(target))
     if not any(p.kind is p.VAR_KEYWORD for p in parameters):
@@ -199,7 +204,7 @@ def _check_arguments(target: Callable[..., object], kwargs: Mapping[str, object]
 def _accepted(target: Callable[..., object], offered: Mapping[str, object]) -> dict[str, object]:
     """Return the part of `offered` that `target` accepts by name, judged by its signature and not by calling it."""
     try:
-        parameters = inspect.signature(target).parameters.values()
+        parameters = _parameters(target)
     except (TypeError, ValueError):
         return {}
     if any(p.kind is p.VAR_KEYWORD for p in parameters):

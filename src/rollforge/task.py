@@ -182,7 +182,7 @@ def to_plain(value: object, path: str = "") -> Any:  # noqa: C901 - one flat tab
     TaskNotSerializable
         For any other type, with the location.
     """
-    if value is None or isinstance(value, bool):
+    if value is None or isinstance(value, bool) or (type(value) is str and value.isascii()):
         return value
     if isinstance(value, str):
         return _text_to_plain(str(value), path)
@@ -479,6 +479,9 @@ def _leaf(value: object) -> int:
     return len(value) + 2 if isinstance(value, (str, bytes, bytearray)) else 4
 
 
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
 def encode(value: object) -> str:
     """Return the canonical JSON of `value`. Equal values give equal text, independent of the order of keys.
 
@@ -493,7 +496,7 @@ def encode(value: object) -> str:
     '{"a":null,"b":{"$tuple":[1,2]}}'
     """
     try:
-        return json.dumps(to_plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+        return _CANONICAL.encode(to_plain(value))
     except RecursionError:
         raise TaskNotSerializable(_TOO_DEEP) from None
 

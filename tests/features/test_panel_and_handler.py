@@ -182,6 +182,24 @@ def test_a_single_changed_byte_is_detected(session: Session, share: float, caplo
     assert "group0.npy is damaged; it is rebuilt" in caplog.text
 
 
+def test_a_process_opens_a_panel_once(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tasks of a job that run in one process share its pages; a panel that another process has written is opened."""
+    handler().setup_data()
+    opened = []
+    load = Panel.load
+    monkeypatch.setattr(Panel, "load", lambda folder, **kwargs: opened.append(folder.name) or load(folder, **kwargs))
+    first, second = (handler(end_time=end).panel("raw") for end in ("2023-06-30", "2023-12-29"))
+    assert first is second
+    assert len(opened) == 1  # it was written above
+    values_file(session).touch()
+    assert handler().panel("raw") is not second
+    assert len(opened) == 2
+    for file in values_file(session).parent.iterdir():
+        file.unlink()
+    assert len(handler().panel("raw")) == len(second)
+    assert len(list_panels(session.cache)) == 1
+
+
 def test_panels_are_verified_once_after_each_boot(session: Session) -> None:
     """A power cut can lose data that were not on disk yet without changing size and time."""
     expected = handler().fetch(data_key="raw").copy()

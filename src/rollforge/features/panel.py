@@ -110,7 +110,7 @@ class Panel:
         counts: np.ndarray = edges[1:] - edges[:-1]
         day = np.repeat(np.arange(stop - first, dtype=np.int32), counts)
         return _multi_index(
-            [pd.DatetimeIndex(self.dates[first:stop].astype("datetime64[ns]")), pd.Index(self.codes)],
+            [pd.DatetimeIndex(self.dates[first:stop].astype("datetime64[ns]")), _labels(self.codes)],
             [day, self.row_code[rows]],
         )
 
@@ -141,12 +141,11 @@ class Panel:
         if isinstance(groups, str):
             group = self.groups[groups]
             return pd.DataFrame(group.values[rows], index=index, columns=list(group.names), copy=False)
-        parts = []
-        for name in self.groups if groups is None else groups:
-            group = self.groups[name]
-            columns = pd.MultiIndex.from_product([[name], list(group.names)])
-            parts.append(pd.DataFrame(group.values[rows], index=index, columns=columns, copy=False))
-        return parts[0] if len(parts) == 1 else pd.concat(parts, axis=1)
+        chosen = tuple((name, self.groups[name].names) for name in (self.groups if groups is None else groups))
+        parts = [pd.DataFrame(self.groups[name].values[rows], index=index, copy=False) for name, _ in chosen]
+        frame = parts[0] if len(parts) == 1 else pd.concat(parts, axis=1)
+        frame.columns = _grouped_labels(chosen)
+        return frame
 
     @classmethod
     def from_frame(cls, frame: pd.DataFrame) -> Panel:
@@ -326,6 +325,19 @@ def _level(index: pd.Index, name: str) -> tuple[np.ndarray, pd.Index]:
     there = np.zeros(len(level), bool)
     there[codes] = True
     return (np.cumsum(there) - 1)[codes], level[there]
+
+
+# The windows of a job have the same labels. Making them takes longer than making a frame, and pandas keeps with an index
+# what it has computed to look up labels in it.
+@functools.lru_cache(16)
+def _labels(names: tuple[str, ...]) -> pd.Index:
+    return pd.Index(names)
+
+
+@functools.lru_cache(16)
+def _grouped_labels(groups: tuple[tuple[str, tuple[str, ...]], ...]) -> pd.MultiIndex:
+    """Return the columns (group, name) of several groups."""
+    return pd.MultiIndex.from_tuples([(group, name) for group, names in groups for name in names])
 
 
 def _multi_index(levels: list[Any], codes: list[Any]) -> pd.MultiIndex:

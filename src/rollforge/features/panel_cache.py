@@ -80,14 +80,14 @@ class PanelCache:
             If the cache folder is not writable; the message has the setting for another folder.
         """
         place = self.root / key
-        seen, there = _version(place), Panel.load(place)
+        seen, there = _version(place), _load(place)
         panel = _of_state(there, state)
         if panel is None:
             try:
                 self.root.mkdir(parents=True, exist_ok=True)
                 with self._lock(key):
                     if there is None or seen != _version(place):  # another process was faster
-                        there = Panel.load(place)
+                        there = _load(place)
                         panel = _of_state(there, state)
                     if panel is None and there is not None and there.stored is not None and grow is not None:
                         panel = self._grown(there, grow)
@@ -190,6 +190,39 @@ def _version(place: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return about.st_ino, about.st_mtime_ns
+
+
+_opened: dict[Path, tuple[list[tuple[int, int, int]], Panel]] = {}
+"""The panels that this process has opened last, with the inode, size and time of each of their files."""
+_OPENED = 2
+
+
+def _load(place: Path) -> Panel | None:
+    """Return the panel in a folder as :meth:`Panel.load` does, or as this process has opened it for an earlier task.
+
+    Its pages are then mapped already, and its files, which were checked, need not be checked again.
+    """
+    files, panel = _opened.pop(place, ([], None))
+    if panel is None or files != _files(place, panel):
+        panel = Panel.load(place)
+        files = [] if panel is None else _files(place, panel)
+    if panel is not None and files:
+        _opened[place] = files, panel
+        for earlier in list(_opened)[:-_OPENED]:
+            _opened.pop(earlier, None)
+    return panel
+
+
+def _files(place: Path, panel: Panel) -> list[tuple[int, int, int]]:
+    """Return what shows that a file of a panel has changed or is another one; empty if that cannot be told."""
+    if panel.stored is None:
+        return []
+    try:
+        meta, *others = [(place / name).stat() for name in (META, *panel.stored.meta["files"])]
+    except OSError:
+        return []
+    # The time of the description is that of its last use.
+    return [(meta.st_ino, meta.st_size, 0), *((one.st_ino, one.st_size, one.st_mtime_ns) for one in others)]
 
 
 def _of_state(panel: Panel | None, state: str) -> Panel | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 
 import numpy as np
@@ -21,10 +22,13 @@ class EmptyDataset(Dataset):
 
     def prepare(self, *args: object, **kwargs: object) -> pd.DataFrame:
         """Return a frame with one row."""
-        index = pd.MultiIndex.from_arrays(
-            [pd.DatetimeIndex(["2000-01-03"]), ["NONE"]], names=["datetime", "instrument"]
-        )
-        return pd.DataFrame({"x": np.zeros(1, np.float32)}, index=index)
+        return _one_row().copy()
+
+
+@functools.cache
+def _one_row() -> pd.DataFrame:
+    index = pd.MultiIndex.from_arrays([pd.DatetimeIndex(["2000-01-03"]), ["NONE"]], names=["datetime", "instrument"])
+    return pd.DataFrame({"x": np.zeros(1, np.float32)}, index=index)
 
 
 class ConstantModel(Model):

@@ -658,8 +658,9 @@ class SigAnaRecord(ACRecordTemp):
                 metrics[f"{name} Ann Sharpe"] = mean_to_std(values) * periods**0.5
             artifacts |= {"long_short_r.pkl": long_short, "long_avg_r.pkl": average}
         self.recorder.log_metrics(**metrics)
-        basis = f"{ic.notna().sum()} days" + (f", label {self._label()}" if known else "")
-        self.report(f"The signal's metrics, before costs ({basis}):", metrics)
+        if self.reports:
+            basis = f"{ic.notna().sum()} days" + (f", label {self._label()}" if known else "")
+            self.report(f"The signal's metrics, before costs ({basis}):", metrics)
         return artifacts
 
     def _label(self) -> Label:

@@ -74,11 +74,15 @@ class RecordTemp:
                 raise
             return self.depend_cls(recorder=self.recorder).load(name)
 
+    @property
+    def reports(self) -> bool:
+        """Whether :meth:`report` logs anything."""
+        return logging.getLogger(RESULTS).isEnabledFor(logging.INFO)
+
     def report(self, title: str, result: object) -> None:
         """Log a result under a title, through the logger :data:`RESULTS`."""
-        results = logging.getLogger(RESULTS)
-        if results.isEnabledFor(logging.INFO):
-            results.info("%s\n%s", title, pformat(result))
+        if self.reports:
+            logging.getLogger(RESULTS).info("%s\n%s", title, pformat(result))
 
     def list(self) -> builtins.list[str]:
         """Return the names of the artifacts that this record saves."""

@@ -45,10 +45,9 @@ class SignalRecord(ModelRecord):
         if isinstance(prediction, pd.Series):
             prediction = prediction.to_frame("score")
         self.save(**{"pred.pkl": prediction})
-        self.report(
-            f"The first of {len(prediction)} prediction results of the {type(self.model).__name__} model:",
-            prediction.head(),
-        )
+        if self.reports:
+            title = f"The first of {len(prediction)} prediction results of the {type(self.model).__name__} model:"
+            self.report(title, prediction.head())
         if isinstance(self.dataset, DatasetH):
             self.save(**{"label.pkl": self.generate_label(self.dataset)})
             labels = handler_labels(self.dataset.handler)

@@ -35,7 +35,9 @@ from rollforge.limits import check_archive, check_file
 from rollforge.task import from_plain, import_reference, to_plain
 from rollforge.track.artifact_files import Files, LocalFiles
 
-__all__ = ["ArtifactRefused", "SupportsSave", "find", "load_file", "load_part", "names", "plain_name", "remove", "save"]
+__all__ = [
+    "ArtifactRefused", "SupportsSave", "find", "frame_name", "load_file", "load_part", "names", "plain_name", "remove", "save",
+]  # fmt: skip
 
 _FRAME = ".frame.parquet"
 _ARRAY = ".array.npy"
@@ -75,6 +77,17 @@ def plain_name(file_name: str) -> str:
         if file_name.endswith(form) and file_name != form:
             return file_name.removesuffix(form)
     return file_name
+
+
+def frame_name(name: str) -> str:
+    """Return the name of the file of a frame that is saved as `name`.
+
+    Examples
+    --------
+    >>> frame_name("pred.pkl")
+    'pred.pkl.frame.parquet'
+    """
+    return name + _FRAME
 
 
 # -- saving ------------------------------------------------------------------------------------------------------------

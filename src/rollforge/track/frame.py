@@ -71,7 +71,7 @@ def _to_arrow(value: pd.DataFrame | pd.Series) -> pa.Table:
         about: About = {"kind": "series", "name": _label(value.name)}
         labels = [str(value.name) if value.name is not None else "value"]
     elif type(value) is pd.DataFrame:
-        columns = [value.iloc[:, i] for i in range(value.shape[1])]
+        columns = [column for _, column in value.items()]
         about = {"kind": "frame", "columns": _axis(value.columns)}
         labels = [str(label) for label in value.columns]
     else:
@@ -82,8 +82,7 @@ def _to_arrow(value: pd.DataFrame | pd.Series) -> pa.Table:
     arrays, about["dtypes"] = [], []
     values: list[Any] = [*columns, *levels]
     for column in values:
-        # Without its index, and with an explicit dtype, because pandas would convert objects to strings.
-        array, dtype = _array(pd.Series(column.array, dtype=column.dtype, copy=False))
+        array, dtype = _array(column)
         arrays.append(array)
         about["dtypes"].append(dtype)
     about["rows"] = len(value)
@@ -132,25 +131,30 @@ def _exactly_plain(value: object) -> object:
 # -- one column --------------------------------------------------------------------------------------------------------
 
 
-def _array(column: pd.Series) -> tuple[pa.Array, str]:
-    dtype = column.dtype
-    if isinstance(dtype, np.dtype) and str(dtype) in _DTYPES:
-        return pa.array(column.to_numpy()), str(dtype)
-    if isinstance(dtype, np.dtype) and dtype.kind == "M":
+def _array(column: pd.Series | pd.Index) -> tuple[pa.Array, str]:
+    """Return the values of a column or of a level, and the name of their type."""
+    dtype, values = column.dtype, column.array
+    if isinstance(dtype, np.dtype) and (str(dtype) in _DTYPES or dtype.kind == "M"):
         return pa.array(column.to_numpy()), str(dtype)
     if isinstance(dtype, pd.DatetimeTZDtype):
         if _dtype(str(dtype)) != dtype:
             raise _NotExact(dtype)  # a time zone that cannot be restored from its name
-        return pa.array(column.dt.tz_convert("UTC").dt.tz_localize(None).to_numpy()), str(dtype)
-    if isinstance(dtype, pd.StringDtype) and dtype == pd.Series(["a"]).dtype:
-        return pa.array(column, type=pa.large_string(), from_pandas=True), "text"
+        moments: Any = values
+        return pa.array(moments.tz_convert("UTC").tz_localize(None).to_numpy()), str(dtype)
+    if isinstance(dtype, pd.StringDtype) and dtype == _text_type():
+        return pa.array(values, type=pa.large_string(), from_pandas=True), "text"
     if str(dtype) in _NULLABLE:
-        return pa.array(column.array), str(dtype)
+        return pa.array(values), str(dtype)
     if isinstance(dtype, np.dtype) and dtype.kind == "O" and pd.api.types.infer_dtype(column, skipna=False) == "string":
         if not all(type(v) is str for v in column):
             raise _NotExact(dtype)
         return pa.array(column.to_numpy(), type=pa.large_string(), from_pandas=False), "object"
     raise _NotExact(dtype)
+
+
+def _text_type() -> Any:
+    """Return the type of strings that pandas infers, which an option of pandas changes."""
+    return pd.Series(["a"]).dtype
 
 
 def _dtype(name: str) -> object:
@@ -163,7 +167,7 @@ def _dtype(name: str) -> object:
 def _values(array: pa.ChunkedArray, dtype: str) -> object:
     """Return a pandas column; a copy, so that it is writable."""
     if dtype == "text":
-        return pd.Series(["a"]).dtype.__from_arrow__(array)  # type: ignore[union-attr]
+        return _text_type().__from_arrow__(array)
     if dtype in _NULLABLE:
         return pd.api.types.pandas_dtype(dtype).__from_arrow__(array)  # type: ignore[union-attr]
     if dtype == "object":
@@ -275,6 +279,8 @@ def _axis(columns: pd.Index) -> About:
         "kind": "multi" if isinstance(columns, pd.MultiIndex) else "plain", "names": names, "dtypes": dtypes,
         "values": [[_label(v) for v in level.tolist()] for level in levels],
     }  # fmt: skip
+    if type(columns) is pd.Index and str(columns.dtype) in ("object", "str") and all(type(v) is str for v in columns):
+        return about
     back = _restore_axis(about)
     if type(back) is not type(columns) or not back.equals(columns) or getattr(columns, "freq", None) is not None:
         raise _NotExact("labels that change when saved and loaded")

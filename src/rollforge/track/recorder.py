@@ -22,6 +22,7 @@ from rollforge.limits import LIMITS
 from rollforge.markup import Markup
 from rollforge.notebook import html_repr, summary, table
 from rollforge.track import artifact
+from rollforge.track.saved_frames import SavedFrames
 from rollforge.track.tracker import Metric, RunData, RunInfo, Tracker, check_scheme, local_path, open_tracker
 
 __all__ = ["Recorder", "RunReference", "check_reference", "open_reference"]
@@ -78,6 +79,7 @@ class Recorder:
         self._metrics: list[Metric] = []
         self._tags: dict[str, str] = {}
         self._gone: list[str] = []
+        self._frames = SavedFrames()
         self._written = time.monotonic()
         self._lock = threading.RLock()  # a callback of a library may log from another thread
 
@@ -189,6 +191,7 @@ class Recorder:
         if status not in allowed:
             raise ConfigError(f"{status!r} is not a status.{nearest(status, allowed)} Known: {', '.join(allowed)}.")
         self.flush()
+        self._frames.clear()
         self._set_status(status, time.time() if status in (self.STATUS_FI, self.STATUS_FA) else None)
 
     def rename(self, name: str) -> None:
@@ -346,7 +349,10 @@ class Recorder:
             self.log_artifact(local_path, artifact_path)
         files = self._tracker.files(self.id)
         for name, value in kwargs.items():
-            artifact.save(files, f"{artifact_path}/{name}" if artifact_path else name, value)
+            path = f"{artifact_path}/{name}" if artifact_path else name
+            artifact.save(files, path, value)
+            if self.status == self.STATUS_R:  # its next record may read it
+                self._frames.keep(files, path, value)
 
     def delete_objects(self, *names: str) -> None:
         """Remove the objects with these names. Missing objects are ignored."""
@@ -390,7 +396,9 @@ class Recorder:
             If it is damaged. The subclass `ArtifactRefused`, which is also an UntrustedPickle, is raised if the pickle
             refers to something that may not be loaded.
         """
-        return artifact.load_file(self._found(name), trusted=trusted)
+        file = self._found(name)
+        kept = self._frames.get(file)
+        return artifact.load_file(file, trusted=trusted) if kept is None else kept
 
     def _found(self, name: str) -> Path:
         files = self._tracker.files(self.id)

@@ -1,0 +1,72 @@
+"""A record reads what the one before it has saved in the same run, without reading its file again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from rollforge.track import artifact
+from rollforge.track.base import Recorder, get_experiment, open_tracker
+
+
+@pytest.fixture
+def recorder(tmp_path: Path) -> Recorder:
+    """A running recorder."""
+    return get_experiment(open_tracker(f"folder:{tmp_path}/runs"), experiment_name="e").create_recorder("r")
+
+
+@pytest.fixture
+def prediction() -> pd.DataFrame:
+    index = pd.MultiIndex.from_product([pd.bdate_range("2024-01-01", periods=2), ["A", "B"]])
+    return pd.DataFrame({"score": [1.0, 2.0, 3.0, 4.0]}, index=index.set_names(["datetime", "instrument"]))
+
+
+@pytest.fixture
+def files_read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the files from which objects are loaded."""
+    read: list[str] = []
+    load = artifact.load_file
+
+    def noted(file: Path, *, trusted: bool = False) -> object:
+        read.append(file.name)
+        return load(file, trusted=trusted)
+
+    monkeypatch.setattr(artifact, "load_file", noted)
+    return read
+
+
+def test_a_frame_is_loaded_as_it_was_saved(recorder: Recorder, prediction: pd.DataFrame, files_read: list[str]) -> None:
+    """Changing the saved frame, or a loaded one, changes nothing that is loaded later."""
+    expected = prediction.copy()
+    recorder.save_objects(**{"pred.pkl": prediction})
+    prediction["score"] = 0.0
+    loaded = recorder.load_object("pred.pkl")
+    pd.testing.assert_frame_equal(loaded, expected, check_exact=True)
+    loaded["score"] = -1.0
+    pd.testing.assert_frame_equal(recorder.load_object("pred.pkl"), expected, check_exact=True)
+    assert files_read == []
+
+
+def test_a_file_that_was_replaced_is_read(recorder: Recorder, prediction: pd.DataFrame, files_read: list[str]) -> None:
+    """Another recorder of the same run, such as that of a script that calls R.get_recorder, may replace it."""
+    recorder.save_objects(**{"pred.pkl": prediction})
+    other = get_experiment(recorder._tracker, experiment_name="e").get_recorder(recorder.id)
+    other.save_objects(**{"pred.pkl": prediction * 2})
+    pd.testing.assert_frame_equal(recorder.load_object("pred.pkl"), prediction * 2)
+    recorder.save_objects(**{"pred.pkl": {"no": "frame"}})
+    assert recorder.load_object("pred.pkl") == {"no": "frame"}
+    assert files_read == ["pred.pkl.frame.parquet", "pred.pkl.plain.json"]
+
+
+def test_nothing_is_kept_of_a_run_that_has_ended(
+    recorder: Recorder, prediction: pd.DataFrame, files_read: list[str]
+) -> None:
+    """A trainer returns the recorders of all its tasks, whose predictions together may not fit in memory."""
+    recorder.save_objects(**{"pred.pkl": prediction})
+    recorder.end_run()
+    recorder.save_objects(**{"later.pkl": prediction})
+    pd.testing.assert_frame_equal(recorder.load_object("pred.pkl"), prediction)
+    pd.testing.assert_frame_equal(recorder.load_object("later.pkl"), prediction)
+    assert files_read == ["pred.pkl.frame.parquet", "later.pkl.frame.parquet"]
