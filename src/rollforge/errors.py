@@ -56,6 +56,7 @@ __all__ = [
     "excerpt",
     "first_few",
     "nearest",
+    "outer_parts",
     "printable",
     "shown",
     "with_article",
@@ -106,6 +107,19 @@ def excerpt(text: str, limit: int = MAX_MESSAGE_LENGTH, *, tail: int = 0) -> str
     end = printable(text[-tail:])[-tail:] if tail else ""
     room = limit - len(end) - len(f"… ({len(text)} omitted) …")
     return f"{fitting[:room]}… ({max(1, len(text) - room - tail)} omitted) …{end}"
+
+
+def outer_parts(text: str, limit: int) -> str:
+    """Return the beginning and the end of a text that is longer than `limit` characters, such as a traceback.
+
+    Examples
+    --------
+    >>> outer_parts("abcdefghij", 4)
+    'ab\\n… 6 characters omitted …\\nij'
+    """
+    half = limit // 2
+    left_out = len(text) - 2 * half
+    return text if left_out <= 0 else f"{text[:half]}\n… {left_out:,} characters omitted …\n{text[-half:]}"
 
 
 class _Short(reprlib.Repr):

@@ -25,9 +25,12 @@ from rollforge.errors import ConfigError, RollforgeError, TaskNotSerializable, s
 from rollforge.limits import LIMITS, Limit
 
 __all__ = [
+    "KEPT_ATTEMPTS",
+    "Attempt",
     "Cause",
     "Definition",
     "Document",
+    "Ending",
     "Status",
     "TaskRecord",
     "check_size",
@@ -95,6 +98,50 @@ class Cause(StrEnum):
     """The worker that claimed it lacks a module or package that the task needs; no attempt was counted."""
 
 
+class Ending(StrEnum):
+    """How an attempt ended."""
+
+    DONE = "done"
+    """Its result was committed."""
+    PART_DONE = "part_done"
+    """The result of the first stage was committed."""
+    FAILED = "failed"
+    """It has no result; its cause says why."""
+    RETURNED = "returned"
+    """Its worker gave the task back, and no attempt was counted."""
+    RESET = "reset"
+    """The status of the task was changed while it ran, so a result would have been refused."""
+
+
+KEPT_ATTEMPTS = 10
+"""Number of ended attempts that are kept with a task: the latest ones."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One attempt at a task, which has ended. Times are seconds since the epoch by the store's clock."""
+
+    number: int
+    """Its place among all attempts at the task, from 1, including those that were not counted."""
+    ending: Ending
+    cause: Cause | None = None
+    """Why it has no result; None if it has one, and if nobody knows."""
+    error: str | None = None
+    """The traceback or message; of a long one, the beginning and the end."""
+    worker: str | None = None
+    """``host:pid:…`` of the worker that claimed the task."""
+    started_at: float | None = None
+    """When the task was claimed."""
+    ended_at: float = 0.0
+    token: int = 0
+    """Fencing token of its claim. A run that was recorded in this attempt has the tag ``rollforge.token`` with it."""
+
+    @property
+    def seconds(self) -> float | None:
+        """Its duration; None if it is not known when the attempt started."""
+        return None if self.started_at is None else max(0.0, self.ended_at - self.started_at)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskRecord:
     """A snapshot of one task in the pool. Times are seconds since the epoch by the store's clock."""
@@ -143,6 +190,9 @@ class TaskRecord:
     """Whether at least one of them is not done yet."""
     stage_from: Status = Status.WAITING
     """Status before the current claim; restored when the task is returned."""
+    history: tuple[Attempt, ...] = ()
+    """Its latest ended attempts, oldest first, at most `KEPT_ATTEMPTS`, except the one that made it ``done``: the task itself
+    describes that one, see :attr:`ended_attempts`. Read together with the result."""
     extra: Document = field(default_factory=dict)
     """Additional fields of a backend or of a newer version."""
 
@@ -150,6 +200,17 @@ class TaskRecord:
     def attempts(self) -> int:
         """Number of attempts at the current stage, including a running or successful one."""
         return attempts_made(self.attempt, self.status)
+
+    @property
+    def ended_attempts(self) -> tuple[Attempt, ...]:
+        """Its latest ended attempts, oldest first, at most `KEPT_ATTEMPTS`, including a successful one."""
+        if self.status is not Status.DONE or self.started_at is None:
+            return self.history
+        last = Attempt(
+            number=self.history[-1].number + 1 if self.history else 1, ending=Ending.DONE, worker=self.worker,
+            started_at=self.started_at, ended_at=self.finished_at or self.started_at, token=self.token,
+        )  # fmt: skip
+        return (*self.history, last)[-KEPT_ATTEMPTS:]
 
 
 def attempts_made(failed: int, status: Status) -> int:

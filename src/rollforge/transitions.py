@@ -12,9 +12,12 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 
-from rollforge.task import Cause, Status, TaskRecord
+from rollforge.errors import outer_parts
+from rollforge.task import KEPT_ATTEMPTS, Attempt, Cause, Ending, Status, TaskRecord
 
 __all__ = [
+    "CANCELLED",
+    "MAX_ERROR_LENGTH",
     "backoff",
     "cancelled",
     "claimed",
@@ -31,6 +34,22 @@ __all__ = [
     "with_status",
 ]
 
+MAX_ERROR_LENGTH = 16_000
+"""Number of characters of its error that are kept with an attempt. The error of the last failure is kept whole."""
+CANCELLED = "The task was cancelled."
+
+
+def _with_attempt(
+    task: TaskRecord, ending: Ending, cause: Cause | None = None, error: str | None = None, *, now: float
+) -> TaskRecord:
+    """Return a task whose current attempt has ended."""
+    attempt = Attempt(
+        number=task.history[-1].number + 1 if task.history else 1, ending=ending, cause=cause,
+        error=None if error is None else outer_parts(error, MAX_ERROR_LENGTH), worker=task.worker,
+        started_at=task.started_at, ended_at=now if task.finished_at is None else task.finished_at, token=task.token,
+    )  # fmt: skip
+    return replace(task, history=(*task.history, attempt)[-KEPT_ATTEMPTS:])
+
 
 def claimed(task: TaskRecord, *, worker: str, token: int, lease: float, now: float) -> TaskRecord:
     """Return a waiting or partly done task after a worker has claimed it for `lease` seconds."""
@@ -41,20 +60,26 @@ def claimed(task: TaskRecord, *, worker: str, token: int, lease: float, now: flo
 
 
 def committed(task: TaskRecord, result: object, status: Status, *, log: str, now: float) -> TaskRecord:
-    """Return a running task with the result of its stage; the next stage has all attempts."""
+    """Return a running task with the result of its stage; the next stage has all attempts.
+
+    A task that is done describes this attempt itself, so that nothing has to be stored besides it.
+    """
+    kept = task if status is Status.DONE else _with_attempt(task, Ending(status), now=now)
     return replace(
-        task, status=status, result=result, error=None, cause=None, attempt=0, lease_until=None, available_at=0.0,
+        kept, status=status, result=result, error=None, cause=None, attempt=0, lease_until=None, available_at=0.0,
         finished_at=now, log=log,
     )  # fmt: skip
 
 
-def given_back(task: TaskRecord, status: Status | None = None, reason: str | None = None) -> TaskRecord:
+def given_back(task: TaskRecord, status: Status | None = None, reason: str | None = None, *, now: float) -> TaskRecord:
     """Return a running task after its worker has returned it, without counting an attempt.
 
     Its status is the one from which it was claimed, or `status`; `reason` says what the worker lacks.
     """
-    given = replace(task, status=status or task.stage_from, lease_until=None)
-    return given if reason is None else replace(given, error=reason, cause=Cause.REQUIREMENTS_NOT_MET)
+    cause = None if reason is None else Cause.REQUIREMENTS_NOT_MET
+    kept = _with_attempt(task, Ending.RETURNED, cause, reason, now=now)
+    given = replace(kept, status=status or task.stage_from, lease_until=None)
+    return given if reason is None else replace(given, error=reason, cause=cause)
 
 
 def failed(task: TaskRecord, error: str, cause: Cause, *, attempts: int, log: str, now: float) -> TaskRecord:
@@ -66,7 +91,7 @@ def failed(task: TaskRecord, error: str, cause: Cause, *, attempts: int, log: st
     attempt = task.attempt + counted(task, attempts)
     final = attempt >= task.max_attempts or cause is Cause.UNREADABLE
     return replace(
-        _ended(task, attempt, final=final, now=now), error=error, cause=cause, log=log,
+        _ended(task, attempt, error, cause, final=final, now=now), log=log,
         failed_by=tuple(dict.fromkeys([*task.failed_by, str(task.worker)])),
     )  # fmt: skip
 
@@ -74,10 +99,8 @@ def failed(task: TaskRecord, error: str, cause: Cause, *, attempts: int, log: st
 def expired(task: TaskRecord, *, now: float) -> TaskRecord:
     """Return a running task whose lease has expired. This is a failed attempt, but not the worker's fault."""
     attempt = task.attempt + 1
-    return replace(
-        _ended(task, attempt, final=attempt >= task.max_attempts, now=now), cause=Cause.LEASE_LOST,
-        error=f"{_EXPIRED.format(task.worker)}: the worker was killed, hung, or could not reach the store.",
-    )  # fmt: skip
+    error = f"{_EXPIRED.format(task.worker)}: the worker was killed, hung, or could not reach the store."
+    return _ended(task, attempt, error, Cause.LEASE_LOST, final=attempt >= task.max_attempts, now=now)
 
 
 _EXPIRED = "The lease of worker {} expired"
@@ -92,7 +115,7 @@ def expired_under(task: TaskRecord, worker: str) -> bool:
     --------
     >>> lost = expired(TaskRecord(id="t", pool="p", definition={}, status=Status.RUNNING, worker="w1"), now=0.0)
     >>> again = claimed(lost, worker="w2", token=2, lease=60.0, now=1.0)
-    >>> expired_under(again, "w1"), expired_under(again, "w2"), expired_under(with_status(again, Status.WAITING), "w1")
+    >>> expired_under(again, "w1"), expired_under(again, "w2"), expired_under(retried(again), "w1")
     (True, False, False)
     """
     return task.cause is Cause.LEASE_LOST and (task.error or "").startswith(f"{_EXPIRED.format(worker)}:")
@@ -105,7 +128,7 @@ def ended_under(task: TaskRecord, worker: str) -> bool:
     --------
     >>> running = claimed(TaskRecord(id="t", pool="p", definition={}), worker="w1", token=1, lease=60.0, now=1.0)
     >>> done = committed(running, None, Status.DONE, log="", now=2.0)
-    >>> ended_under(done, "w1"), ended_under(done, "w2"), ended_under(given_back(running), "w1")
+    >>> ended_under(done, "w1"), ended_under(done, "w2"), ended_under(given_back(running, now=2.0), "w1")
     (True, False, False)
     >>> ended_under(expired(running, now=99.0), "w1")
     False
@@ -114,9 +137,10 @@ def ended_under(task: TaskRecord, worker: str) -> bool:
     return task.worker == worker and task.finished_at is not None and task.cause not in by_others
 
 
-def _ended(task: TaskRecord, attempt: int, *, final: bool, now: float) -> TaskRecord:
+def _ended(task: TaskRecord, attempt: int, error: str, cause: Cause, *, final: bool, now: float) -> TaskRecord:
     return replace(
-        task, status=Status.FAILED if final else task.stage_from, attempt=attempt, lease_until=None, finished_at=now,
+        _with_attempt(task, Ending.FAILED, cause, error, now=now), error=error, cause=cause,
+        status=Status.FAILED if final else task.stage_from, attempt=attempt, lease_until=None, finished_at=now,
         available_at=now + (0.0 if final else backoff(task.attempt + 1)),
     )  # fmt: skip
 
@@ -129,28 +153,36 @@ def dependency_failed(task: TaskRecord, dependency: str, *, now: float) -> TaskR
     )  # fmt: skip
 
 
-def with_status(task: TaskRecord, status: Status) -> TaskRecord:
-    """Return a task with another status, all of its attempts, and no error."""
+def with_status(task: TaskRecord, status: Status, *, now: float) -> TaskRecord:
+    """Return a task with another status, all of its attempts, no error and no worker.
+
+    If it was running or done, that attempt is now one of the past.
+    """
+    if task.status is Status.RUNNING:
+        task = _with_attempt(task, Ending.RESET, now=now)
+    elif task.status is Status.DONE and task.started_at is not None:
+        task = _with_attempt(task, Ending.DONE, now=now)
+    return replace(_anew(task, status), error=None, worker=None, started_at=None, finished_at=None)
+
+
+def _anew(task: TaskRecord, status: Status) -> TaskRecord:
     return replace(
-        task, status=status, attempt=0, lease_until=None, available_at=0.0, error=None, cause=None, failed_by=(),
+        task, status=status, attempt=0, lease_until=None, available_at=0.0, cause=None, failed_by=(),
         stage_from=status if status in (Status.WAITING, Status.PART_DONE) else task.stage_from,
     )  # fmt: skip
 
 
 def retried(task: TaskRecord) -> TaskRecord:
     """Return a failed task as waiting again at the stage where it failed; the error is kept until the next attempt."""
-    return replace(with_status(task, task.stage_from), error=task.error)
+    return _anew(task, task.stage_from)
 
 
 def cancelled(task: TaskRecord, *, now: float) -> TaskRecord:
     """Return an unfinished task that was cancelled."""
+    if task.status is Status.RUNNING:
+        task = _with_attempt(task, Ending.FAILED, Cause.CANCELLED, CANCELLED, now=now)
     return replace(
-        task,
-        status=Status.FAILED,
-        cause=Cause.CANCELLED,
-        error="The task was cancelled.",
-        lease_until=None,
-        finished_at=now,
+        task, status=Status.FAILED, cause=Cause.CANCELLED, error=CANCELLED, lease_until=None, finished_at=now
     )
 
 

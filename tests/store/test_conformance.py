@@ -30,11 +30,12 @@ from rollforge.store import mongo, postgres_database, sql
 from rollforge.store.base import SUBMISSION_SECONDS, Clock, TaskStore, open_store
 from rollforge.store.memory import MemoryStore
 from rollforge.store.mongo import MongoStore
+from rollforge.store.mongo_documents import FRESH
 from rollforge.store.postgres import PostgresStore
 from rollforge.store.postgres_schema import MIGRATIONS as POSTGRES_MIGRATIONS
 from rollforge.store.sqlite import SQLiteStore
 from rollforge.store.sqlite_schema import MIGRATIONS as SQLITE_MIGRATIONS
-from rollforge.task import Status, TaskRecord, digest
+from rollforge.task import Cause, Ending, Status, TaskRecord, digest
 from rollforge.testing.mongo import real_mongodb
 from rollforge.testing.postgres import PostgresServer
 from rollforge.testing.store import POOL, ManualClock, TaskStoreSuite
@@ -149,6 +150,16 @@ class TestSQLiteStore(TaskStoreSuite):
             _fill_old(lambda text, rows: raw.executemany(text, rows), "?")
         _check_migrated(SQLiteStore(f"sqlite:///{file}"))
 
+    def test_the_last_failure_of_a_task_is_kept_when_an_older_schema_is_migrated(self, tmp_path: Path) -> None:
+        """It begins the history of its task; nothing else is known about earlier attempts."""
+        file = tmp_path / "old.db"
+        with contextlib.closing(sqlite3.connect(file)) as raw, raw:
+            for script in SQLITE_MIGRATIONS[:-1]:
+                raw.executescript(script)
+            raw.execute(f"PRAGMA user_version = {len(SQLITE_MIGRATIONS) - 1}")
+            _fill_with_failures(lambda text, rows: raw.executemany(text, rows), "?")
+        _check_histories(SQLiteStore(f"sqlite:///{file}"))
+
     def test_old_batches_are_deleted(self, store: TaskStore, clock: ManualClock) -> None:
         """Batches are deleted a month after their last use, unless they have unfinished tasks; the tasks are kept."""
         store.create(POOL, [{"x": 1}], batch="ended")
@@ -220,6 +231,44 @@ def _check_migrated(store: TaskStore) -> None:
     assert store.count(POOL) == store.count(POOL, batch="batch") == counts
     assert store.remove(POOL) == 8
     assert (store.count(POOL), store.pools()) == ({}, [])
+    store.close()
+
+
+ATTEMPTED = {  # id: status, attempts used, cause, error, when the last attempt started and ended
+    "a": ("failed", 3, "raised", "<" + 20_000 * "-" + ">", 10.0, 12.0),
+    "b": ("waiting", 1, "lease_lost", "expired", 10.0, 13.0),
+    "c": ("done", 0, None, None, 10.0, 14.0),
+    "d": ("failed", 0, "cancelled", "cancelled", 10.0, 15.0),
+    "e": ("running", 1, "raised", "before", 16.0, None),
+    "f": ("failed", 0, "dependency", "It depends on e", None, 17.0),
+}
+
+
+def _fill_with_failures(many: Callable[[str, Sequence[Any]], Any], mark: str) -> None:
+    """Add tasks to the tables of an older schema, which describe only their last attempt."""
+    text = (
+        "INSERT INTO tasks (pool, id, definition, token, worker, created_at, lease_until, status, attempt, cause, error, "
+        "started_at, finished_at) VALUES "
+    )
+    rows = [("pool", i, json.dumps({"x": i}), 7, f"w-{i}", 1.0, 1e12, *last) for i, last in ATTEMPTED.items()]
+    many(f"{text} ({', '.join([mark] * 13)})", rows)
+
+
+def _check_histories(store: TaskStore) -> None:
+    """Check that the failed attempts of such tasks are kept, and that later ones are added to them."""
+    (failed,) = store.get(POOL, "a").history
+    assert (failed.number, failed.ending, failed.cause, failed.token) == (3, Ending.FAILED, Cause.RAISED, 7)
+    assert (failed.worker, failed.started_at, failed.ended_at) == ("w-a", 10.0, 12.0)
+    assert (str(failed.error)[:3], str(failed.error)[-3:]) == ("<--", "-->")
+    assert len(str(failed.error)) < 16_100
+    (lost,) = store.get(POOL, "b").history
+    assert (lost.number, lost.cause, lost.error, lost.seconds) == (1, Cause.LEASE_LOST, "expired", 3.0)
+    (done,) = store.get(POOL, "c").ended_attempts
+    assert (done.number, done.ending, done.worker, done.seconds) == (1, Ending.DONE, "w-c", 4.0)
+    assert [store.get(POOL, i).history for i in "def"] == [(), (), ()]
+    store.give_back(store.claim(POOL, worker="w", lease=60)[0])
+    assert [a.ending for a in store.get(POOL, "b").history] == [Ending.FAILED, Ending.RETURNED]
+    assert store.remove(POOL) == 6
     store.close()
 
 
@@ -355,6 +404,23 @@ class TestPostgresStore(TaskStoreSuite):
             _fill_old(lambda text, rows: raw.cursor().executemany(text, rows), "%s")
         _check_migrated(self.make_store(None))
 
+    def test_the_last_failure_of_a_task_is_kept_when_an_older_schema_is_migrated(
+        self, postgres: PostgresServer
+    ) -> None:
+        """It begins the history of its task; nothing else is known about earlier attempts."""
+        schema = self.uri.rpartition("=")[2]
+        with psycopg.connect(postgres.uri) as raw:
+            raw.execute(f"CREATE SCHEMA {schema}")
+            raw.execute(f"SET search_path TO {schema}")
+            raw.execute("CREATE TABLE schema_version (version INTEGER NOT NULL)")
+            for script in POSTGRES_MIGRATIONS[:-1]:
+                for statement in filter(str.strip, script.split(";")):
+                    raw.execute(statement.encode())
+            raw.execute("INSERT INTO schema_version VALUES (%s)", (len(POSTGRES_MIGRATIONS) - 1,))
+            raw.execute("ALTER TABLE tasks ALTER COLUMN filter SET DEFAULT '{}'")
+            _fill_with_failures(lambda text, rows: raw.cursor().executemany(text, rows), "%s")
+        _check_histories(self.make_store(None))
+
     def test_a_schema_with_other_triggers_gets_those_of_this_version(self, postgres: PostgresServer) -> None:
         """Tasks, including running ones, are unchanged, and are counted and committed as before."""
         store = self.make_store(None)
@@ -366,6 +432,7 @@ class TestPostgresStore(TaskStoreSuite):
             raw.execute("ALTER TABLE tasks DROP COLUMN claim_place, DROP COLUMN creation")
             raw.execute("CREATE INDEX tasks_by_claim ON tasks (claim) WHERE status = 'running'")
             raw.execute("DROP FUNCTION sum_up_tallies")
+            raw.execute("DROP TABLE attempts")
             raw.execute(
                 "CREATE OR REPLACE FUNCTION tasks_changed() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN 1; END'"
             )
@@ -611,6 +678,19 @@ class TestMongoStore(TaskStoreSuite):
         theirs = collection.find_one({"_id": second})
         assert (theirs["status"], pickle.loads(theirs["res"])) == ("done", {"recorder": "abc"})
         assert store.count(POOL) == {Status.WAITING: 1, Status.DONE: 1}
+
+    def test_the_last_failure_of_a_task_is_kept_when_an_older_schema_is_migrated(self) -> None:
+        """It begins the history of its task; nothing else is known about earlier attempts."""
+        collection = self.qlib_pool()
+        own = {name: value for name, value in FRESH.items() if name != "history"} | {"created_at": 1.0, "token": 7}
+        names = ("status", "attempt", "cause", "error", "started_at", "finished_at")
+        for i, last in ATTEMPTED.items():
+            lease = {"lease_until": 1e12} if last[0] == "running" else {}
+            more = {"digest": i, "plain": json.dumps({"x": i}), "filter": {}, "worker": f"w-{i}"}
+            collection.insert_one({**own, **more, **lease, **dict(zip(names, last, strict=True))})
+        self.made[-1]._number("token", 7)
+        self.made[-1]._meta.update_one({"_id": "schema"}, {"$set": {"version": 4}})
+        _check_histories(self.make_store(None))
 
     def test_qlib_can_read_a_pool_created_here(self, store: TaskStore) -> None:
         """Definition and filter are in the fields that Qlib reads."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from rollforge import transitions
 from rollforge.errors import LeaseLost
 from rollforge.store.memory import MemoryStore
-from rollforge.task import Cause, Status, TaskRecord
+from rollforge.task import KEPT_ATTEMPTS, Attempt, Cause, Ending, Status, TaskRecord
 
 NOW = 1000.0
 RUNNING = TaskRecord(
@@ -17,6 +18,11 @@ RUNNING = TaskRecord(
     available_at=900.0, worker="w", started_at=990.0, error="before", cause=Cause.RAISED, log="line", failed_by=("v",),
     stage_from=Status.PART_DONE,
 )  # fmt: skip
+
+
+def attempt(ending: Ending, **more: Any) -> Attempt:
+    """Return the attempt that ends now, as the first one that is kept."""
+    return Attempt(number=1, ending=ending, worker="w", started_at=990.0, ended_at=NOW, token=7, **more)
 
 
 def changes(before: TaskRecord, after: TaskRecord) -> dict[str, object]:
@@ -57,16 +63,18 @@ def test_a_commit_clears_errors_and_attempts() -> None:
 
 def test_a_task_given_back_keeps_its_attempts() -> None:
     """At the stage where it was claimed, unless another status is given; a reason is its error."""
-    given = {"status": Status.PART_DONE, "lease_until": None}
-    assert changes(RUNNING, transitions.given_back(RUNNING)) == given
-    assert changes(RUNNING, transitions.given_back(RUNNING, Status.WAITING)) == {**given, "status": Status.WAITING}
-    assert changes(RUNNING, transitions.given_back(RUNNING, None, "no GPU")) == {
-        **given, "error": "no GPU", "cause": Cause.REQUIREMENTS_NOT_MET,
+    given = {"status": Status.PART_DONE, "lease_until": None, "history": (attempt(Ending.RETURNED),)}
+    assert changes(RUNNING, transitions.given_back(RUNNING, now=NOW)) == given
+    waiting = transitions.given_back(RUNNING, Status.WAITING, now=NOW)
+    assert changes(RUNNING, waiting) == {**given, "status": Status.WAITING}
+    lacks = {"error": "no GPU", "cause": Cause.REQUIREMENTS_NOT_MET}
+    assert changes(RUNNING, transitions.given_back(RUNNING, None, "no GPU", now=NOW)) == {
+        **given, **lacks, "history": (attempt(Ending.RETURNED, **lacks),),
     }  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("before", "options", "attempt", "status", "available_at"),
+    ("before", "options", "attempts", "status", "available_at"),
     [
         ({}, {}, 2, Status.PART_DONE, NOW + 2),
         ({"attempt": 2}, {}, 3, Status.PART_DONE, NOW + 4),
@@ -79,15 +87,16 @@ def test_a_task_given_back_keeps_its_attempts() -> None:
     ],
 )
 def test_a_failure_is_retried_until_the_last_attempt(
-    before: dict[str, object], options: dict[str, object], attempt: int, status: Status, available_at: float
+    before: dict[str, object], options: dict[str, object], attempts: int, status: Status, available_at: float
 ) -> None:
     """A failure that may be the worker's fault counts only if it is the only attempt or the worker's second failure."""
     task = replace(RUNNING, **before)
     given = {"cause": Cause.KILLED, "attempts": 1, **options}
     made = transitions.failed(task, "error", log="end", now=NOW, **given)  # type: ignore[arg-type]
-    assert (made.attempt, made.status, made.available_at, made.lease_until) == (attempt, status, available_at, None)
+    assert (made.attempt, made.status, made.available_at, made.lease_until) == (attempts, status, available_at, None)
     assert (made.error, made.cause, made.log, made.finished_at) == ("error", given["cause"], "end", NOW)
     assert made.failed_by == ("v", "w")
+    assert made.history == (attempt(Ending.FAILED, cause=given["cause"], error="error"),)
 
 
 def test_an_expired_lease_counts_as_an_attempt() -> None:
@@ -101,8 +110,9 @@ def test_an_expired_lease_counts_as_an_attempt() -> None:
     )
     assert (made.lease_until, made.finished_at, made.failed_by) == (None, NOW, ("v",))
     assert "lease of worker w expired" in str(made.error)
-    for attempt, status in ((2, Status.PART_DONE), (3, Status.FAILED), (4, Status.FAILED)):
-        assert transitions.expired(replace(RUNNING, attempt=attempt), now=NOW).status is status
+    assert made.history == (attempt(Ending.FAILED, cause=Cause.LEASE_LOST, error=made.error),)
+    for used, status in ((2, Status.PART_DONE), (3, Status.FAILED), (4, Status.FAILED)):
+        assert transitions.expired(replace(RUNNING, attempt=used), now=NOW).status is status
 
 
 def test_another_status_gives_all_attempts() -> None:
@@ -110,9 +120,14 @@ def test_another_status_gives_all_attempts() -> None:
         (Status.WAITING, Status.WAITING), (Status.PART_DONE, Status.PART_DONE), (Status.DONE, Status.PART_DONE),
         (Status.FAILED, Status.PART_DONE),
     ):  # fmt: skip
-        made = transitions.with_status(RUNNING, status)
+        made = transitions.with_status(RUNNING, status, now=NOW)
         assert (made.status, made.stage_from, made.attempt, made.failed_by) == (status, stage, 0, ())
         assert (made.error, made.cause, made.lease_until, made.available_at) == (None, None, None, 0.0)
+        assert (made.worker, made.started_at, made.finished_at) == (None, None, None)
+        assert made.history == (attempt(Ending.RESET),)
+    done = replace(RUNNING, status=Status.DONE, finished_at=995.0)
+    (first,) = transitions.with_status(done, Status.WAITING, now=NOW).history
+    assert first == replace(attempt(Ending.DONE), ended_at=995.0)
     again = transitions.retried(replace(RUNNING, status=Status.FAILED))
     assert (again.status, again.error, again.attempt) == (Status.PART_DONE, "before", 0)
 
@@ -126,7 +141,33 @@ def test_tasks_fail_with_a_dependency_or_by_cancellation() -> None:
     assert changes(RUNNING, transitions.cancelled(RUNNING, now=NOW)) == {
         "status": Status.FAILED, "cause": Cause.CANCELLED, "error": "The task was cancelled.", "lease_until": None,
         "finished_at": NOW,
+        "history": (attempt(Ending.FAILED, cause=Cause.CANCELLED, error="The task was cancelled."),),
     }  # fmt: skip
+    assert transitions.cancelled(waiting, now=NOW).history == (), "nothing ran"
+
+
+def test_the_first_stage_is_an_attempt_of_its_own() -> None:
+    """The attempt that makes a task done is described by the task itself, and not stored again."""
+    half = transitions.committed(RUNNING, 1, Status.PART_DONE, log="", now=NOW)
+    assert half.history == half.ended_attempts == (attempt(Ending.PART_DONE),)
+    whole = transitions.committed(replace(half, started_at=991.0), 2, Status.DONE, log="", now=NOW + 5)
+    assert whole.history == half.history
+    assert whole.ended_attempts[1] == replace(
+        attempt(Ending.DONE), number=2, started_at=991.0, ended_at=NOW + 5
+    )  # fmt: skip
+    assert replace(whole, started_at=None).ended_attempts == half.history, "no worker made it done"
+
+
+def test_only_the_latest_attempts_are_kept() -> None:
+    """Their numbers go on, and of a long error the middle is omitted."""
+    task = RUNNING
+    for _ in range(KEPT_ATTEMPTS + 3):
+        task = transitions.given_back(task, now=NOW)
+    assert [one.number for one in task.history] == list(range(4, KEPT_ATTEMPTS + 4))
+    (*_, last) = transitions.failed(
+        task, "a" * 8000 + "-" + "b" * 8000, Cause.KILLED, attempts=1, log="", now=NOW
+    ).history
+    assert (last.number, last.error) == (KEPT_ATTEMPTS + 4, "a" * 8000 + "\n… 1 characters omitted …\n" + "b" * 8000)
 
 
 def test_an_attempt_on_a_faulty_worker_is_restored() -> None:

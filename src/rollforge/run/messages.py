@@ -6,6 +6,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from rollforge.errors import outer_parts
 from rollforge.store.codec import EncodedResult
 from rollforge.task import Cause
 
@@ -92,6 +93,8 @@ class Message:
 
 
 READY = "ready"
+_MAX_ERROR_LENGTH = 64_000
+"""The message of an exception may contain an entire table."""
 MESSAGE_TYPES = {
     (kind.__module__, kind.__name__): kind
     for kind in (Done, Failed, Stopped, CannotRun, Unreadable, Started, Message, EncodedResult, Cause)
@@ -118,7 +121,8 @@ def failure(exc: BaseException) -> Failed:
     name = _described(lambda: type(exc).__name__, "an exception")
     text = _described(lambda: str(exc), "<its message cannot be produced>")
     brief = f"{name}: {text}" if text else name
-    return Failed(_cut(_described(lambda: "".join(traceback.format_exception(exc)), brief)), _cut(brief), cause)
+    error = _described(lambda: "".join(traceback.format_exception(exc)), brief)
+    return Failed(outer_parts(error, _MAX_ERROR_LENGTH), outer_parts(brief, _MAX_ERROR_LENGTH), cause)
 
 
 def _described(describe: Callable[[], str], instead: str) -> str:
@@ -127,13 +131,3 @@ def _described(describe: Callable[[], str], instead: str) -> str:
         return str.__str__(describe())  # not a subclass, whose methods are the task's too
     except BaseException:  # noqa: BLE001 - whatever they raise
         return instead
-
-
-_MAX_ERROR_LENGTH = 64_000
-
-
-def _cut(text: str) -> str:
-    """Return the start and the end of a long text: the message of an exception may contain an entire table."""
-    half = _MAX_ERROR_LENGTH // 2
-    left_out = len(text) - 2 * half
-    return text if left_out <= 0 else f"{text[:half]}\n… {left_out:,} characters omitted …\n{text[-half:]}"

@@ -141,7 +141,10 @@ class TaskStore(Protocol):
       worker. If a worker proves to be faulty, the attempts that failed there are given back.
     * **A task waits for its dependencies.** It can be claimed once all of them are ``done``, and fails if one of them
       fails.
-    * **Results are stored separately.** Counting and claiming never read them.
+    * **Ended attempts are kept**, the latest :data:`~rollforge.task.KEPT_ATTEMPTS` of a task, whatever ended them: a
+      failure, a lost lease, a return, a cancellation, a change of the status, the result of a first stage. The attempt
+      that made a task ``done`` is described by the task itself, so that committing a result stores nothing more.
+    * **Results and ended attempts are stored separately.** Counting and claiming never read them.
     * **Time is the clock of the store**, not that of each worker.
     * **Queries** use MongoDB's syntax, see :mod:`rollforge.store.query`. The caller's dicts are never changed.
     """
@@ -220,7 +223,7 @@ class TaskStore(Protocol):
         """Add the tasks with these ids that exist to a batch, which is created if needed."""
 
     def put(self, pool: str, records: Iterable[TaskRecord]) -> int:
-        """Store complete records copied from another store and return how many were new.
+        """Store complete records copied from another store, with their history, and return how many were new.
 
         Running tasks are stored with the status from which they were claimed.
         """
@@ -313,7 +316,7 @@ class TaskStore(Protocol):
     # -- reading -------------------------------------------------------------------------------------------------------
 
     def get(self, pool: str, task_id: str) -> TaskRecord:
-        """Return one task, including its result."""
+        """Return one task, including its result and its history."""
 
     def query(
         self,
@@ -336,7 +339,7 @@ class TaskStore(Protocol):
         batch : str
             Only tasks of this batch; if empty, all tasks of the pool.
         results : bool
-            If False, results and dependencies are not read.
+            If False, results, dependencies and histories are not read.
         latest : bool
             If True, the tasks that ended last come first.
         limit : int, optional
@@ -379,10 +382,13 @@ class TaskStore(Protocol):
     # -- changing ------------------------------------------------------------------------------------------------------
 
     def remove(self, pool: str, query: Query | None = None) -> int:
-        """Delete the tasks that match and return how many."""
+        """Delete the tasks that match, with their results and histories, and return how many."""
 
     def set_status(self, pool: str, query: Query | None, status: Status) -> int:
-        """Change the status of the tasks that match and return how many. Claims on them become stale."""
+        """Change the status of the tasks that match and return how many. Claims on them become stale.
+
+        Their latest attempts, running or successful, are then in their histories; the tasks have no worker any more.
+        """
 
     def prioritize(self, pool: str, query: Query | None, priority: int) -> int:
         """Change the priority of the tasks that match and return how many."""
@@ -391,6 +397,7 @@ class TaskStore(Protocol):
         """Reset the failed tasks that match to the status from which they were claimed, with no attempts used.
 
         Tasks that failed only because they depend on one of them wait again too. Return how many tasks were reset.
+        Their histories are kept.
         """
 
     def cancel(self, pool: str, query: Query | None = None) -> int:
@@ -400,7 +407,10 @@ class TaskStore(Protocol):
         """Stop claims from a pool, or allow them again with ``paused=False``. Running tasks continue."""
 
     def replace(self, pool: str, task_id: str, definition: Mapping[str, object]) -> str:
-        """Replace a task by a waiting one with another definition and return its id; the model name is kept."""
+        """Replace a task by a waiting one with another definition and return its id.
+
+        The model name is kept; the result and the history, which are those of the old definition, are deleted.
+        """
 
     def close(self) -> None:
         """Close connections; a later call opens them again."""

@@ -200,7 +200,7 @@ class MemoryStore:
         with self._lock:
             again = self._given(pool, claim) if claim else []
             if again:
-                return again if status is Status.PART_DONE else [replace(t, result=None) for t in again]
+                return [_given_out(t, status) for t in again]
             self.expire(pool)
             if pool in self._paused:
                 return []
@@ -217,7 +217,7 @@ class MemoryStore:
                 for task in free[:limit]
             ]
             claimed = [self._put(replace(task, extra={"claim": claim})) for task in running]
-            return claimed if status is Status.PART_DONE else [replace(t, result=None) for t in claimed]
+            return [_given_out(t, status) for t in claimed]
 
     def _given(self, pool: str, claim: str) -> list[TaskRecord]:
         """Return the tasks that an earlier call with the same claim identity was given."""
@@ -267,7 +267,8 @@ class MemoryStore:
             if self._ended_before(task, ending):
                 return
             held = self._held(task)
-            given = transitions.given_back(held, status, None if reason is None else storable_text(reason))
+            kept = None if reason is None else storable_text(reason)
+            given = transitions.given_back(held, status, kept, now=self._clock())
             self._put(replace(given, extra={"ending": ending}))
             self._propagate(task.pool, [task.id, *held.depends_on])
 
@@ -334,7 +335,7 @@ class MemoryStore:
         if latest:
             found.sort(key=lambda t: -(t.finished_at or 0.0))
         found = found[:limit]
-        yield from found if results else (replace(t, result=None) for t in found)
+        yield from found if results else map(_light, found)
 
     def pages(self, pool: str, size: int) -> Iterator[list[str]]:
         with self._lock:
@@ -417,7 +418,7 @@ class MemoryStore:
     def set_status(self, pool: str, query: Query | None, status: Status) -> int:
         refuse_running(status)
         with self._lock:
-            ids = self._change(pool, query, lambda t: _stale(t, transitions.with_status(t, status)))
+            ids = self._change(pool, query, lambda t: _stale(t, transitions.with_status(t, status, now=self._clock())))
             self._propagate(pool, [d for i in ids for d in self._pools[pool][i].depends_on])
         return len(ids)
 
@@ -508,6 +509,16 @@ class MemoryStore:
 def _stale(before: TaskRecord, after: TaskRecord) -> TaskRecord:
     """Return `after` with a token that makes all claims of the task stale."""
     return replace(after, token=before.token + 1)
+
+
+def _given_out(task: TaskRecord, status: Status) -> TaskRecord:
+    """Return a claimed task: a second stage needs the result of the first."""
+    return replace(task, result=task.result if status is Status.PART_DONE else None, history=())
+
+
+def _light(task: TaskRecord) -> TaskRecord:
+    """Return a task without its result and its history."""
+    return replace(task, result=None, history=())
 
 
 def _again(task: TaskRecord) -> TaskRecord:

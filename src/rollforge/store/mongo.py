@@ -16,7 +16,7 @@ import itertools
 import re
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from pymongo import DESCENDING, ReturnDocument, UpdateOne, errors as mongo
@@ -55,6 +55,7 @@ from rollforge.store.mongo_database import META
 from rollforge.store.mongo_dependencies import UNFINISHED, MongoDependencies, dependencies_of, some_of
 from rollforge.store.mongo_documents import (
     ANY_TASK,
+    ATTEMPTED,
     CANCELLED,
     CLAIMED,
     COMMITTED,
@@ -62,14 +63,17 @@ from rollforge.store.mongo_documents import (
     FAILED,
     FRESH,
     GIVEN,
+    HELD,
     KEPT,
     RESET,
     RESTORED,
+    STATUS_SET,
     UNREADABLE,
     Document,
     copied_fields,
     definition_fields,
     fields_of,
+    history_field,
     ids_of,
     record_of,
     result_field,
@@ -82,6 +86,7 @@ from rollforge.store.mongo_query import by_id, to_condition
 from rollforge.store.query import parse_query
 from rollforge.store.rows import read_status
 from rollforge.task import (
+    KEPT_ATTEMPTS,
     Cause,
     Definition,
     Status,
@@ -234,7 +239,7 @@ class MongoStore(MongoDependencies):
                     "cause": r.cause.value if r.cause else None, "log": trim_log(r.log), "needs": list(r.depends_on),
                     "unmet": list(r.depends_on), "model_name": r.model_name,
                     "submission": r.submission, "failed_by": "".join(map(failure_mark, r.failed_by)),
-                    "seq": last - len(kept) + 1 + i,
+                    "seq": last - len(kept) + 1 + i, "history": history_field(r.history[-KEPT_ATTEMPTS:]),
                     **({} if r.result is None else {"res": result_field(encode_result(r.result))}),
                 }
             )  # fmt: skip
@@ -324,7 +329,7 @@ class MongoStore(MongoDependencies):
             except UNREADABLE as exc:
                 self.fail(task, f"The result of the first stage cannot be read: {exc}", Cause.UNREADABLE)
                 continue
-            readable.append(replace(task, result=result))
+            readable.append(replace(task, result=result, history=()))
         return readable
 
     @translate_errors
@@ -350,6 +355,19 @@ class MongoStore(MongoDependencies):
         held = {"digest": task.id, "status": "running", "token": task.token}
         done = self._tasks(task.pool).update_one(held, {"$set": {**change, "changed": self._now()}})
         return bool(done.matched_count)
+
+    def _claimed(self, task: TaskRecord) -> TaskRecord:
+        """Return what the transitions of a claimed task depend on.
+
+        Raises
+        ------
+        LeaseLost
+            If the task does not exist any more.
+        """
+        found = self._tasks(task.pool).find_one({"digest": task.id}, dict.fromkeys(HELD, 1))
+        if found is None:
+            raise LeaseLost(stale_message(task))
+        return record_of(task.pool, found)
 
     def _ended_before(self, task: TaskRecord, ending: str) -> Status:
         """Return the status of a task that this claim has ended with the same call, whose answer may have been lost.
@@ -380,21 +398,20 @@ class MongoStore(MongoDependencies):
 
     @translate_errors
     def commit(self, task: TaskRecord, result: object, status: Status = Status.DONE, log: str = "") -> None:
-        after = transitions.committed(task, None, status, log=trim_log(log), now=self._now())
-        change = fields_of(after, *COMMITTED) | {
-            "res": result_field(encode_result(result)), "ending": ending_of("commit", status),
-        }  # fmt: skip
+        kept = result_field(encode_result(result))
+        # A done task describes its last attempt itself, so that its history need not be read.
+        now_held = task if status is Status.DONE else self._claimed(task)
+        after = transitions.committed(now_held, None, status, log=trim_log(log), now=self._now())
+        fields = COMMITTED if status is Status.DONE else (*COMMITTED, "history")
+        change = fields_of(after, *fields) | {"res": kept, "ending": ending_of("commit", status)}
         if not self._end(task, change):
             self._ended_before(task, change["ending"])
         self._propagate_end(task.pool, task.id, status.value)
 
     @translate_errors
     def give_back(self, task: TaskRecord, status: Status | None = None, *, reason: str | None = None) -> None:
-        found = self._tasks(task.pool).find_one({"digest": task.id}, {"stage_from": 1})
-        if found is None:
-            raise LeaseLost(stale_message(task))
         reason = None if reason is None else storable_text(reason)
-        after = transitions.given_back(record_of(task.pool, found), status, reason)
+        after = transitions.given_back(self._claimed(task), status, reason, now=self._now())
         ending = ending_of("give back", status)
         change = fields_of(after, *(GIVEN if reason is None else (*GIVEN, "error", "cause")))
         if not self._end(task, {**change, "ending": ending}):
@@ -405,13 +422,8 @@ class MongoStore(MongoDependencies):
     def fail(
         self, task: TaskRecord, error: str, cause: Cause = Cause.RAISED, log: str = "", attempts: int = 1
     ) -> Status:
-        asked = {"attempt": 1, "max_attempts": 1, "stage_from": 1, "worker": 1, "failed_by": 1}
-        found = self._tasks(task.pool).find_one({"digest": task.id}, asked)
-        if found is None:
-            raise LeaseLost(stale_message(task))
-        known = record_of(task.pool, found)
         after = transitions.failed(
-            known, storable_text(error), cause, attempts=attempts, log=trim_log(log), now=self._now()
+            self._claimed(task), storable_text(error), cause, attempts=attempts, log=trim_log(log), now=self._now()
         )
         change, status = {**fields_of(after, *FAILED), "ending": "fail"}, after.status
         if not self._end(task, change):
@@ -479,7 +491,9 @@ class MongoStore(MongoDependencies):
         if limit == 0:  # to MongoDB, 0 means no limit
             return
         condition = _of_batch(batch, to_condition(parse_query(query)))
-        for found in self._found(pool, condition, {} if results else {"res": 0, "def": 0}, limit or 0, latest=latest):
+        for found in self._found(
+            pool, condition, {} if results else {"res": 0, "def": 0, "history": 0}, limit or 0, latest=latest
+        ):
             record = record_of(pool, found)
             yield replace(record, result=whole_result(record, found)) if results else record
 
@@ -571,6 +585,36 @@ class MongoStore(MongoDependencies):
         tasks.update_many({"$and": [{"digest": {"$in": ids}}, condition]}, update)
         return ids
 
+    def _change_each(
+        self, pool: str, condition: Document, attempted: Document, fields: Sequence[str],
+        change: Callable[[TaskRecord], TaskRecord],
+    ) -> list[str]:  # fmt: skip
+        """Change fields of the tasks that match, whose claims become stale, and return their ids.
+
+        Those that are `attempted` change one by one, as each has another history; the others, all at once.
+        """
+        tasks, token = self._tasks(pool), self._number("token")
+        ids = ids_of(tasks.find(condition, {"digest": 1}))
+        for since in (
+            {},
+            {"token": {"$lt": token}},
+        ):  # once more, as some may have been claimed before the others changed
+            these = {"$and": [{"digest": {"$in": ids}}, condition, since]}
+            stale = {"changed": self._now(), "token": token}
+            each = [
+                UpdateOne(
+                    {name: found.get(name) for name in ("_id", "status", "token")},
+                    {"$set": fields_of(change(record_of(pool, found)), *fields, "history") | stale},
+                )
+                for found in tasks.find({"$and": [these, attempted]}, dict.fromkeys(HELD, 1))
+            ]
+            if each:
+                tasks.bulk_write(each, ordered=False)
+            tasks.update_many(
+                {"$and": [these, {"$nor": [attempted]}]}, {"$set": fields_of(change(ANY_TASK), *fields) | stale}
+            )
+        return ids
+
     @translate_errors
     def remove(self, pool: str, query: Query | None = None) -> int:
         tasks = self._tasks(pool)
@@ -588,10 +632,11 @@ class MongoStore(MongoDependencies):
     @translate_errors
     def set_status(self, pool: str, query: Query | None, status: Status) -> int:
         refuse_running(status)
-        change = fields_of(transitions.with_status(ANY_TASK, status), *RESET, "error")
-        if status not in (Status.WAITING, Status.PART_DONE):
-            del change["stage_from"]
-        ids = self._change(pool, to_condition(parse_query(query)), change)
+        stage = ("stage_from",) if status in (Status.WAITING, Status.PART_DONE) else ()
+        ids = self._change_each(
+            pool, to_condition(parse_query(query)), ATTEMPTED, (*STATUS_SET, *stage),
+            lambda task: transitions.with_status(task, status, now=self._now()),
+        )  # fmt: skip
         self._propagate(pool, {*ids, *dependencies_of(self._tasks(pool), ids)})
         return len(ids)
 
@@ -624,8 +669,14 @@ class MongoStore(MongoDependencies):
 
     @translate_errors
     def cancel(self, pool: str, query: Query | None = None) -> int:
-        change = fields_of(transitions.cancelled(ANY_TASK, now=self._now()), *CANCELLED)
-        ids = self._change(pool, {"$and": [to_condition(parse_query(query)), {"status": {"$in": UNFINISHED}}]}, change)
+        unfinished = {"$and": [to_condition(parse_query(query)), {"status": {"$in": UNFINISHED}}]}
+        ids = self._change_each(
+            pool,
+            unfinished,
+            {"status": "running"},
+            CANCELLED,
+            lambda task: transitions.cancelled(task, now=self._now()),
+        )
         self._propagate(pool, ids)
         return len(ids)
 

@@ -20,6 +20,7 @@ from rollforge.errors import (
     ConfigError,
     RollforgeError,
     StoreUnavailable,
+    outer_parts,
 )
 from rollforge.store.base import (
     Clock,
@@ -30,20 +31,26 @@ from rollforge.store.base import (
 from rollforge.store.mongo_connection import LEDGER_COLLECTIONS, MongoConnection, translate_errors
 from rollforge.store.mongo_documents import (
     FRESH,
+    HELD,
     Document,
+    history_field,
     pickle_bytes,
+    record_of,
 )
 from rollforge.task import (
+    Attempt,
+    Ending,
     digest,
     encode,
 )
+from rollforge.transitions import MAX_ERROR_LENGTH
 
 __all__ = ["META", "MongoDatabase"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 META = "rollforge_meta"
 """The collection of the numbers, submissions and paused pools of all pools."""
 _SECONDS = 10.0
@@ -82,13 +89,31 @@ class MongoDatabase(MongoConnection):
             return
         refuse_newer(mask_secrets(self.uri), found["version"], SCHEMA_VERSION)
         if found["version"] < SCHEMA_VERSION:
-            # Schema 2 added model_name, schema 3 failed_by and submission, schema 4 batches.
-            since: Document = {"model_name": "", "failed_by": "", "submission": "", "batches": []}
+            # Schema 2 added model_name, schema 3 failed_by and submission, schema 4 batches, schema 5 history.
+            since: Document = {"model_name": "", "failed_by": "", "submission": "", "batches": [], "history": []}
             for pool in self.pools():
+                self._add_last_failures(self._database[pool])
                 for added, value in since.items():
                     lacking = {"digest": {"$exists": True}, added: {"$exists": False}}
                     self._database[pool].update_many(lacking, {"$set": {added: value}})
             self._meta.update_one({"_id": "schema"}, {"$max": {"version": SCHEMA_VERSION}})
+
+    def _add_last_failures(self, tasks: Collection[Document]) -> None:
+        """Begin the history of each task with its last failed attempt, which is known from the task itself."""
+        failed = {
+            "digest": {"$exists": True}, "history": {"$exists": False}, "status": {"$ne": "running"},
+            "cause": {"$nin": [None, "cancelled", "dependency", "unfit"]}, "started_at": {"$ne": None},
+            "finished_at": {"$ne": None},
+        }  # fmt: skip
+        for found in list(tasks.find(failed, dict.fromkeys((*HELD, "error", "cause"), 1))):
+            task = record_of("", found)
+            last = Attempt(
+                number=max(1, task.attempt), ending=Ending.FAILED, cause=task.cause,
+                error=task.error and outer_parts(task.error, MAX_ERROR_LENGTH), worker=task.worker,
+                started_at=task.started_at, ended_at=task.finished_at or 0.0, token=task.token,
+            )  # fmt: skip
+            missing = {"_id": found["_id"], "history": {"$exists": False}}
+            tasks.update_one(missing, {"$set": {"history": history_field([last])}})
 
     def _number(self, name: str, count: int = 1) -> int:
         """Reserve `count` unique numbers and return the last of them."""

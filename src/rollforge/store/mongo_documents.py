@@ -22,8 +22,10 @@ from rollforge.store.base import (
     storable_text,
 )
 from rollforge.store.codec import EncodedResult, decode_result
-from rollforge.store.rows import read_record
+from rollforge.store.rows import read_attempt, read_record
 from rollforge.task import (
+    KEPT_ATTEMPTS,
+    Attempt,
     Status,
     TaskRecord,
     digest,
@@ -34,6 +36,7 @@ from rollforge.task import (
 
 __all__ = [
     "ANY_TASK",
+    "ATTEMPTED",
     "CANCELLED",
     "CLAIMED",
     "COMMITTED",
@@ -42,14 +45,17 @@ __all__ = [
     "FAILED",
     "FRESH",
     "GIVEN",
+    "HELD",
     "KEPT",
     "RESET",
     "RESTORED",
+    "STATUS_SET",
     "UNREADABLE",
     "Document",
     "copied_fields",
     "definition_fields",
     "fields_of",
+    "history_field",
     "ids_of",
     "moment_of",
     "pickle_bytes",
@@ -69,7 +75,7 @@ FRESH: Document = {
     "status": "waiting", "stage_from": "waiting", "priority": 0, "attempt": 0, "max_attempts": 3, "token": 0,
     "available_at": 0.0, "lease_until": None, "worker": None, "started_at": None, "finished_at": None, "error": None,
     "cause": None, "log": "", "needs": [], "unmet": [], "model_name": "", "failed_by": "", "submission": "", "batches": [],
-    "claim": None, "ending": None, "creation": "",
+    "claim": None, "ending": None, "creation": "", "history": [],
 }  # fmt: skip
 
 
@@ -90,7 +96,29 @@ def record_of(pool: str, found: Document) -> TaskRecord:
         "id": found.get("digest"), "pool": pool, "text": found.get("plain"), **{name: found.get(name) for name in own},
         "depends_on": found.get("needs"), "blocked": found.get("unmet"), "model_name": found.get("model_name", ""),
         "failed_by": found.get("failed_by", ""), "submission": found.get("submission", ""),
+        "history": history_in(found.get("history")),
     })  # fmt: skip
+
+
+_ATTEMPT = ("number", "token", "worker", "started_at", "ended_at", "ending", "cause", "error")
+
+
+def history_in(values: object) -> tuple[Attempt, ...]:
+    """Return the attempts in what should be a list of documents."""
+    kept = [one for one in values if isinstance(one, Mapping)] if isinstance(values, list) else []
+    return tuple(read_attempt([one.get(name) for name in _ATTEMPT]) for one in kept[-KEPT_ATTEMPTS:])
+
+
+def history_field(history: Iterable[Attempt]) -> list[Document]:
+    """Return attempts as they are stored."""
+    return [
+        {
+            **{name: getattr(one, name) for name in _ATTEMPT},
+            "ending": one.ending.value,
+            "cause": one.cause and one.cause.value,
+        }
+        for one in history
+    ]
 
 
 def ids_of(found: Iterable[Document]) -> list[str]:
@@ -161,28 +189,48 @@ def whole_result(task: TaskRecord, found: Document) -> object:
 CLAIMED = ("status", "stage_from", "token", "worker", "lease_until", "started_at", "finished_at", "log")
 
 
-GIVEN = ("status", "lease_until")
+GIVEN = ("status", "lease_until", "history")
 
 
-EXPIRED = ("status", "attempt", "cause", "error", "lease_until", "available_at", "finished_at")
+_ENDED = ("status", "attempt", "cause", "error", "lease_until", "available_at", "finished_at")
+
+
+EXPIRED = (*_ENDED, "history")
 
 
 FAILED = (*EXPIRED, "log", "failed_by")
 
 
-COMMITTED = (*EXPIRED, "log")
+COMMITTED = (*_ENDED, "log")
 
 
 RESTORED = ("status", "attempt", "available_at", "failed_by")
 
 
-RESET = ("status", "stage_from", "attempt", "lease_until", "available_at", "cause", "failed_by")
+_ANEW = ("status", "attempt", "lease_until", "available_at", "cause", "failed_by")
+
+
+RESET = (*_ANEW, "stage_from")
+
+
+STATUS_SET = (*_ANEW, "error", "worker", "started_at", "finished_at")
 
 
 DEPENDENCY = ("status", "cause", "error", "finished_at")
 
 
 CANCELLED = (*DEPENDENCY, "lease_until")
+
+
+HELD = (
+    "digest", "status", "stage_from", "token", "attempt", "max_attempts", "worker", "started_at", "finished_at", "failed_by",
+    "history",
+)  # fmt: skip
+"""The fields on which it depends how a claim ends."""
+
+
+ATTEMPTED: Document = {"$or": [{"status": "running"}, {"status": "done", "started_at": {"$ne": None}}]}
+"""Tasks with an attempt that is not in their history."""
 
 
 ANY_TASK = TaskRecord(id="", pool="", definition={})
@@ -200,4 +248,6 @@ def fields_of(task: TaskRecord, *names: str) -> Document:
         fields[name] = fields[name] and fields[name].value
     if "failed_by" in fields:
         fields["failed_by"] = "".join(map(failure_mark, task.failed_by))
+    if "history" in fields:
+        fields["history"] = history_field(task.history)
     return fields

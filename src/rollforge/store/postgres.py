@@ -31,6 +31,7 @@ from rollforge.store.postgres_schema import MIGRATIONS, triggers
 from rollforge.store.query import Compare
 from rollforge.store.sql import SQLStore
 from rollforge.store.sql_statements import (
+    ATTEMPT_ENDED,
     CLAIMED,
     COLUMNS,
     COMMITTED,
@@ -155,14 +156,21 @@ class PostgresStore(PostgresDatabase, SQLStore):
 
     def _commit(self, task: TaskRecord, result: EncodedResult, status: Status, log: str) -> bool:
         """Commit in one statement; see :meth:`SQLStore._commit`."""
+        # A done task describes its last attempt itself, so that nothing has to be kept.
+        kept = ATTEMPT_ENDED.format(
+            ending="CAST(:status AS TEXT)", error="NULL",
+            which="pool = :pool AND id = :id AND EXISTS (SELECT 1 FROM ended)",
+        )  # fmt: skip
+        attempt = "" if status is Status.DONE else f"attempt AS ({kept}), "
         text = (
-            f"WITH ended AS (UPDATE tasks SET {COMMITTED} WHERE {HELD} RETURNING pool, id), kept AS ("
+            f"WITH ended AS (UPDATE tasks SET {COMMITTED} WHERE {HELD} RETURNING pool, id), {attempt}kept AS ("
             "INSERT INTO results (pool, id, plain, blob) SELECT pool, id, CAST(:plain AS text), CAST(:blob AS bytea) FROM ended "
             "ON CONFLICT (pool, id) DO UPDATE SET plain = excluded.plain, blob = excluded.blob) SELECT COUNT(*) FROM ended"
         )
         values = {
             "pool": task.pool, "id": task.id, "held": task.token, "status": status.value, "log": log,
             "ending": ending_of("commit", status), "plain": result.plain, "blob": result.blob,
+            **({"cause": None} if attempt else {}),
         }  # fmt: skip
         ((ended,),) = self._transact(lambda tx: tx.rows(text, **values), alone=True)
         if ended:
@@ -179,7 +187,7 @@ class PostgresStore(PostgresDatabase, SQLStore):
     def _among(self, column: str, name: str) -> str:
         return f"{column} = ANY(:{name})"
 
-    def _list(self, values: Iterable[str]) -> list[str]:
+    def _list(self, values: Iterable[str] | Iterable[int]) -> list[Any]:
         return list(values)
 
     def _elements(self, name: str) -> str:

@@ -109,6 +109,26 @@ CREATE UNIQUE INDEX tasks_by_claim ON tasks (claim, claim_place) WHERE status = 
 """,
     "ALTER TABLE tasks ADD COLUMN creation TEXT NOT NULL DEFAULT ''",
     "-- The triggers have changed.",
+    # The last failed attempt at a task is known from the task itself.
+    """
+CREATE TABLE attempts (
+    task       BIGINT NOT NULL,
+    number     BIGINT NOT NULL,
+    token      BIGINT NOT NULL,
+    worker     TEXT,
+    started_at DOUBLE PRECISION,
+    ended_at   DOUBLE PRECISION NOT NULL,
+    ending     TEXT NOT NULL,
+    cause      TEXT,
+    error      TEXT,
+    PRIMARY KEY (task, number)
+);
+INSERT INTO attempts SELECT seq, CASE WHEN attempt BETWEEN 1 AND 1000000 THEN attempt ELSE 1 END, token, worker, started_at,
+    finished_at, 'failed', cause, CASE WHEN length(error) > 16000 THEN substr(error, 1, 8000)
+    || ' ... ' || substr(error, length(error) - 7999) ELSE error END
+FROM tasks WHERE status <> 'running' AND started_at IS NOT NULL AND finished_at IS NOT NULL
+    AND cause NOT IN ('cancelled', 'dependency', 'unfit')
+""",
 )
 """Scripts from each schema version to the next; version 0 means that there is no schema."""
 SCHEMA_VERSION = len(MIGRATIONS)
@@ -206,6 +226,7 @@ _TRIGGERS = {
         _body(
             _tallied("SELECT 0 AS batch, pool, status, -1 AS n FROM old_rows"),
             "DELETE FROM $schema.members WHERE task IN (SELECT seq FROM old_rows);",
+            "DELETE FROM $schema.attempts WHERE task IN (SELECT seq FROM old_rows);",
             _counted_down("SELECT pool, id, 1 AS n FROM old_rows WHERE status = 'done'"),
         ), "",
     ),

@@ -14,12 +14,13 @@ from typing import Any
 from rollforge.errors import printable, shown
 from rollforge.store.base import MAX_ATTEMPTS, TaskState, failed_workers
 from rollforge.store.codec import read_definition
-from rollforge.task import Cause, Status, TaskRecord
+from rollforge.task import Attempt, Cause, Ending, Status, TaskRecord
 
-__all__ = ["MAX_ATTEMPTS", "read_record", "read_state", "read_status"]
+__all__ = ["MAX_ATTEMPTS", "read_attempt", "read_record", "read_state", "read_status"]
 
 _STATUSES = frozenset(Status)
 _CAUSES = frozenset(Cause)
+_ENDINGS = frozenset(Ending)
 Check = Callable[[Any], object]
 
 
@@ -101,6 +102,18 @@ def _number(value: object) -> float | None:
     return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
 
 
+def read_attempt(row: Sequence[Any]) -> Attempt:
+    """Return the attempt in a row with the columns ``number, token, worker, started_at, ended_at, ending, cause, error``,
+    whatever it contains."""
+    number, token, worker, started_at, ended_at, ending, cause, error = row
+    return Attempt(
+        number=number if isinstance(number, int) else 0, ending=Ending(ending) if ending in _ENDINGS else Ending.FAILED,
+        cause=Cause(cause) if cause in _CAUSES else None, error=error if isinstance(error, str) else None,
+        worker=worker if isinstance(worker, str) else None, started_at=_number(started_at), ended_at=_number(ended_at) or 0.0,
+        token=token if isinstance(token, int) else 0,
+    )  # fmt: skip
+
+
 def read_status(value: Any) -> Status:
     """Return a status as read by :func:`read_record`: an invalid one is ``failed``."""
     return Status(value) if value in _STATUSES else Status.FAILED
@@ -118,7 +131,7 @@ def read_record(columns: Mapping[str, object]) -> TaskRecord:
     damage: list[str] = []
     fields: dict[str, Any] = {}
     for name, value in columns.items():
-        if name in ("pool", "id", "text"):
+        if name in ("pool", "id", "text", "history"):
             continue
         check, instead = _COLUMNS[name]
         try:
@@ -138,6 +151,7 @@ def read_record(columns: Mapping[str, object]) -> TaskRecord:
         pool=columns["pool"] if isinstance(columns["pool"], str) else shown(columns["pool"]),
         definition=definition,
         text=text if isinstance(text, str) else "",
+        history=columns.get("history", ()),  # type: ignore[arg-type]
         extra={"unreadable": printable(" ".join(damage))} if damage else {},
         **fields,
     )

@@ -38,7 +38,7 @@ from rollforge.store.base import (
 from rollforge.store.codec import EncodedResult, decode_result, encode_result, read_submission, tasks_of_info
 from rollforge.store.query import And, Compare, Node, Not, Or, matches, only_about, parse_query, paths_in
 from rollforge.store.rows import read_record, read_state, read_status
-from rollforge.store.sql_batches import SQLBatches
+from rollforge.store.sql_attempts import SQLAttempts
 from rollforge.store.sql_statements import (
     BATCH,
     CLAIMED,
@@ -61,8 +61,8 @@ from rollforge.store.sql_statements import (
     Values,
     next_tasks,
 )
-from rollforge.task import Cause, Definition, Status, TaskRecord, digest, encode, identified
-from rollforge.transitions import backoff
+from rollforge.task import Attempt, Cause, Definition, Ending, Status, TaskRecord, digest, encode, identified
+from rollforge.transitions import CANCELLED, backoff
 
 __all__ = ["SQLStore"]
 
@@ -76,8 +76,8 @@ _MAX_SEARCHES = 20
 """Number of searches after which a claim gives up, because other workers claim all candidates first."""
 
 
-class SQLStore(SQLBatches):
-    """A store in the tables ``tasks``, ``results``, ``needs``, ``submissions``, ``paused``, ``batches``,
+class SQLStore(SQLAttempts):
+    """A store in the tables ``tasks``, ``results``, ``attempts``, ``needs``, ``submissions``, ``paused``, ``batches``,
     ``members`` and ``tallies``.
 
     Triggers maintain derived values in the transaction that changes tasks: the number of unfinished prerequisites of a
@@ -284,6 +284,7 @@ class SQLStore(SQLBatches):
         )  # fmt: skip
         if record.result is not None:
             self._keep_result(tx, pool, record.id, encode_result(record.result))
+        self._put_history(tx, pool, record)
         if record.depends_on:
             self._depend(tx, pool, [record.id], record.depends_on)
 
@@ -458,6 +459,7 @@ class SQLStore(SQLBatches):
 
     def _expire(self, tx: Transaction, pool: str) -> None:
         ended = tx.rows(EXPIRED.format(lock=self._skip_locked), pool=pool, jitter=backoff(1))
+        self._keep_attempts(tx, pool, [row[0] for row in ended], Ending.FAILED, Cause.LEASE_LOST)
         self._ended(tx, pool, ended)
 
     # -- ending claims -------------------------------------------------------------------------------------------------
@@ -498,6 +500,8 @@ class SQLStore(SQLBatches):
             ending = ending_of("commit", status)
             if not self._end(tx, task, COMMITTED, status=status.value, log=log, ending=ending):
                 return False
+            if status is not Status.DONE:
+                self._keep_attempts(tx, task.pool, [task.id], Ending(status))
             self._keep_result(tx, task.pool, task.id, result)
             return True
 
@@ -510,11 +514,13 @@ class SQLStore(SQLBatches):
         change = f"status = COALESCE(:status, {STAGE}), lease_until = NULL, ending = :ending"
         ending = ending_of("give back", status)
         values: Values = {"status": status.value if status else None, "ending": ending}
+        cause = None if reason is None else Cause.REQUIREMENTS_NOT_MET
         if reason is not None:
             change += ", error = :reason, cause = :cause"
             values |= {"reason": storable_text(reason), "cause": Cause.REQUIREMENTS_NOT_MET.value}
         ended = self._end(tx, task, change, **values)
         if ended:
+            self._keep_attempts(tx, task.pool, [task.id], Ending.RETURNED, cause, values.get("reason"))
             self._ended(tx, task.pool, [(task.id, *ended[0])])
         else:
             self._ended_before(tx, task, ending)
@@ -525,13 +531,15 @@ class SQLStore(SQLBatches):
         return self._write(lambda tx: self._fail(tx, task, error, cause, log, attempts), task.pool)
 
     def _fail(self, tx: Transaction, task: TaskRecord, error: str, cause: Cause, log: str, attempts: int = 1) -> Status:
+        error = storable_text(error)
         ended = tx.rows(
             FAILED.format(position=self._position), pool=task.pool, id=task.id, held=task.token,
-            error=storable_text(error), cause=cause.value, log=trim_log(log), jitter=backoff(1),
+            error=error, cause=cause.value, log=trim_log(log), jitter=backoff(1),
             mark=failure_mark(str(task.worker)), attempts=attempts,
         )  # fmt: skip
         if not ended:
             return self._ended_before(tx, task, "fail")
+        self._keep_attempts(tx, task.pool, [task.id], Ending.FAILED, cause, error)
         self._ended(tx, task.pool, [(task.id, *ended[0])])
         return read_status(ended[0][0])
 
@@ -585,30 +593,40 @@ class SQLStore(SQLBatches):
         return self._record(rows[0])
 
     def _columns(self, *, results: bool) -> str:
-        """Return the columns of a task; with `results` also its result and the ids of its dependencies."""
+        """Return the columns of a task; with `results` also its result, the ids of its dependencies, and its number."""
         if not results:
             return COLUMNS
         result = "(SELECT {} FROM results r WHERE r.pool = tasks.pool AND r.id = tasks.id)"
         dependencies = (
             f"(SELECT {self._concatenate}(n.needs, ',') FROM needs n WHERE n.pool = tasks.pool AND n.id = tasks.id)"
         )
-        return f"{COLUMNS}, {result.format('plain')}, {result.format('blob')}, {dependencies}"
+        return f"{COLUMNS}, {result.format('plain')}, {result.format('blob')}, {dependencies}, seq"
 
-    def _whole(self, row: Sequence[Any]) -> TaskRecord:
-        *columns, plain, blob, dependencies = row
+    def _whole(self, row: Sequence[Any], histories: Mapping[int, tuple[Attempt, ...]]) -> TaskRecord:
+        *columns, plain, blob, dependencies, number = row
         record = self._record(columns)
         try:
             result = decode_result(EncodedResult(plain, blob))
         except (UntrustedPickle, ArtifactUnreadable) as exc:
             raise damaged_result(record, exc) from exc
-        return replace(record, result=result, depends_on=tuple(sorted(dependencies.split(","))) if dependencies else ())
+        needed = tuple(sorted(dependencies.split(","))) if dependencies else ()
+        return replace(record, result=result, depends_on=needed, history=histories.get(number, ()))
+
+    def _whole_rows(self, text: str, values: Values) -> tuple[list[Row], Mapping[int, tuple[Attempt, ...]]]:
+        """Return the rows of tasks with the columns of :meth:`_columns`, and their histories."""
+
+        def work(tx: Transaction) -> tuple[list[Row], Mapping[int, tuple[Attempt, ...]]]:
+            rows = tx.rows(text, **values)
+            return rows, self._histories(tx, [row[-1] for row in rows])
+
+        return self._read(work)
 
     def get(self, pool: str, task_id: str) -> TaskRecord:
         text = f"SELECT {self._columns(results=True)} FROM tasks WHERE pool = :pool AND id = :id"
-        rows = self._read(lambda tx: tx.rows(text, pool=pool, id=task_id))
+        rows, histories = self._whole_rows(text, {"pool": pool, "id": task_id})
         if not rows:
             raise task_not_found(pool, task_id)
-        return self._whole(rows[0])
+        return self._whole(rows[0], histories)
 
     def query(
         self,
@@ -632,8 +650,12 @@ class SQLStore(SQLBatches):
         if limit is not None:
             text += " LIMIT :most"
             values["most"] = limit
-        for row in self._read(lambda tx: tx.rows(text, pool=pool, **values)):
-            yield self._whole(row) if results else self._record(row)
+        values["pool"] = pool
+        if results:
+            rows, histories = self._whole_rows(text, values)
+            yield from (self._whole(row, histories) for row in rows)
+        else:
+            yield from map(self._record, self._read(lambda tx: tx.rows(text, **values)))
 
     def pages(self, pool: str, size: int) -> Iterator[list[str]]:
         text = "SELECT seq, id FROM tasks WHERE pool = :pool AND seq > :last ORDER BY seq LIMIT :size"
@@ -734,6 +756,16 @@ class SQLStore(SQLBatches):
         text = f"UPDATE tasks SET {change} WHERE pool = :pool AND {condition} RETURNING id"
         return [r[0] for r in tx.rows(text, pool=pool, **changed, **values)]
 
+    def _locked(self, tx: Transaction, pool: str, query: Query | None) -> list[str]:
+        """Return the ids of the tasks that match, which do not change until the transaction ends."""
+        condition, values = self._condition(pool, query)
+        text = f"SELECT id FROM tasks WHERE pool = :pool AND {condition} ORDER BY seq {self._lock_rows}"
+        return [r[0] for r in tx.rows(text, pool=pool, **values)]
+
+    def _change(self, tx: Transaction, pool: str, ids: Sequence[str], change: str, **changed: object) -> None:
+        text = f"UPDATE tasks SET {change} WHERE pool = :pool AND {self._among('id', 'ids')}"
+        tx.run(text, pool=pool, ids=self._list(ids), **changed)
+
     def remove(self, pool: str, query: Query | None = None) -> int:
         condition, values = self._condition(pool, query)
 
@@ -776,10 +808,13 @@ class SQLStore(SQLBatches):
         self._prepare(pool, parse_query(query))
 
         def work(tx: Transaction) -> int:
-            ids = self._changed(
-                tx, pool, query,
+            ids = self._locked(tx, pool, query)
+            self._keep_current(tx, pool, ids)
+            self._change(
+                tx, pool, ids,
                 f"status = :status, stage_from = COALESCE(:stage, stage_from), token = {STALE_TOKEN}, attempt = 0, "
-                "lease_until = NULL, available_at = 0, error = NULL, cause = NULL, failed_by = ''",
+                "lease_until = NULL, available_at = 0, error = NULL, cause = NULL, failed_by = '', worker = NULL, "
+                "started_at = NULL, finished_at = NULL",
                 status=status.value, stage=stage,
             )  # fmt: skip
             self._cascade(tx, pool, ids, themselves=True)
@@ -822,10 +857,12 @@ class SQLStore(SQLBatches):
 
         def work(tx: Transaction) -> int:
             change = (
-                "status = 'failed', cause = 'cancelled', error = 'The task was cancelled.', token = "
-                f"{STALE_TOKEN}, lease_until = NULL, finished_at = :now"
+                f"status = 'failed', cause = 'cancelled', error = :error, token = {STALE_TOKEN}, lease_until = NULL, "
+                "finished_at = :now"
             )
-            ids = self._changed(tx, pool, unfinished, change)
+            ids = self._locked(tx, pool, unfinished)
+            self._keep_current(tx, pool, ids, CANCELLED)
+            self._change(tx, pool, ids, change, error=CANCELLED)
             self._cascade(tx, pool, ids)
             return len(ids)
 
@@ -875,6 +912,8 @@ class SQLStore(SQLBatches):
             "created_at = :now WHERE pool = :pool AND id = :id",
             pool=pool, id=task_id, **{f"new_{name}": value for name, value in columns.items()},
         )  # fmt: skip
+        these = "SELECT seq FROM tasks WHERE pool = :pool AND id = :id"
+        tx.run(f"DELETE FROM attempts WHERE task IN ({these})", pool=pool, id=written["id"])
         self._redefined(tx, {"pool": pool, **written})
 
     @abc.abstractmethod

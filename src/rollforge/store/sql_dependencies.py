@@ -29,8 +29,8 @@ class SQLDependencies(abc.ABC):
         """Return the condition that `column` is in the list parameter `name` (see :meth:`_list`)."""
 
     @abc.abstractmethod
-    def _list(self, values: Iterable[str]) -> object:
-        """Return a list of strings as a parameter."""
+    def _list(self, values: Iterable[str] | Iterable[int]) -> object:
+        """Return a list as a parameter."""
 
     @abc.abstractmethod
     def _elements(self, name: str) -> str:

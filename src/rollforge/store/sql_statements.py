@@ -12,6 +12,8 @@ from rollforge.store.rows import MAX_ATTEMPTS
 from rollforge.task import Status
 
 __all__ = [
+    "ATTEMPT_COLUMNS",
+    "ATTEMPT_ENDED",
     "BATCH",
     "CLAIMED",
     "COLUMNS",
@@ -159,6 +161,18 @@ RETRIED = (
     f"status = {STAGE}, token = {STALE_TOKEN}, attempt = 0, lease_until = NULL, available_at = 0, cause = NULL, "
     "failed_by = ''"
 )
+
+
+ATTEMPT_COLUMNS = "task, number, token, worker, started_at, ended_at, ending, cause, error"
+
+
+# A damaged number is ignored, as arithmetic with it could overflow.
+ATTEMPT_ENDED = f"""
+INSERT INTO attempts ({ATTEMPT_COLUMNS})
+SELECT seq, 1 + COALESCE((SELECT MAX(number) FROM attempts WHERE task = seq AND number BETWEEN 0 AND {MAX_ATTEMPTS}), 0),
+    token, worker, started_at, COALESCE(finished_at, :now), {{ending}}, CAST(:cause AS TEXT), {{error}}
+FROM tasks WHERE {{which}} ON CONFLICT (task, number) DO NOTHING RETURNING task, number
+"""
 
 
 # The prerequisites that make a task fail.

@@ -111,7 +111,7 @@ class SQLiteStore(SQLiteDatabase, SQLStore):
     def _among(self, column: str, name: str) -> str:
         return f"{column} IN (SELECT value FROM json_each(:{name}))"
 
-    def _list(self, values: Iterable[str]) -> str:
+    def _list(self, values: Iterable[str] | Iterable[int]) -> str:
         return json.dumps(list(values))
 
     def _elements(self, name: str) -> str:

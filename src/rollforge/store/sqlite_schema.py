@@ -171,6 +171,29 @@ DROP INDEX tasks_by_claim;
 CREATE INDEX tasks_by_claim ON tasks (claim) WHERE status = 'running'
 """,
     "ALTER TABLE tasks ADD COLUMN creation TEXT NOT NULL DEFAULT ''",
+    # The last failed attempt at a task is known from the task itself.
+    """
+CREATE TABLE attempts (
+    task       INTEGER NOT NULL,
+    number     INTEGER NOT NULL,
+    token      INTEGER NOT NULL,
+    worker     TEXT,
+    started_at REAL,
+    ended_at   REAL NOT NULL,
+    ending     TEXT NOT NULL,
+    cause      TEXT,
+    error      TEXT,
+    PRIMARY KEY (task, number)
+);
+INSERT INTO attempts SELECT seq, CASE WHEN attempt BETWEEN 1 AND 1000000 THEN attempt ELSE 1 END, token, worker, started_at,
+    finished_at, 'failed', cause, CASE WHEN length(error) > 16000 THEN substr(error, 1, 8000)
+    || ' ... ' || substr(error, length(error) - 7999) ELSE error END
+FROM tasks WHERE status <> 'running' AND started_at IS NOT NULL AND finished_at IS NOT NULL
+    AND cause NOT IN ('cancelled', 'dependency', 'unfit');
+CREATE TRIGGER attempts_gone AFTER DELETE ON tasks BEGIN
+    DELETE FROM attempts WHERE task = OLD.seq;
+END
+""",
 )
 """Scripts from each schema version to the next; version 0 is an empty file."""
 SCHEMA_VERSION = len(MIGRATIONS)

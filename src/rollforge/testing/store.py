@@ -13,8 +13,9 @@ import pytest
 
 from rollforge.errors import ConfigError, LeaseLost, TaskNotFound, TaskNotSerializable
 from rollforge.store.base import ABOUT, AVOID_SECONDS, SUBMISSION_SECONDS, TaskStore, Work
-from rollforge.task import Cause, Status, TaskRecord, digest
+from rollforge.task import KEPT_ATTEMPTS, Attempt, Cause, Ending, Status, TaskRecord, digest
 from rollforge.testing.store_transitions import POOL, ManualClock, TransitionSuite
+from rollforge.transitions import MAX_ERROR_LENGTH
 
 __all__ = ["ManualClock", "TaskStoreSuite"]
 
@@ -633,6 +634,135 @@ class TaskStoreSuite(TransitionSuite):
         store.pause(POOL, False)
         assert not store.paused(POOL)
         assert self.claim(store).definition == {"x": 2}
+
+    # -- ended attempts ------------------------------------------------------------------------------------------------
+
+    def test_every_ended_attempt_is_kept(self, store: TaskStore, clock: ManualClock) -> None:
+        """How it ended, why, where and when, whether or not it was counted, up to the successful one."""
+        (created,) = store.create(POOL, [{"x": 1}], max_attempts=5)
+        began, claims = clock.now, []
+
+        def claim(worker: str, **options: Any) -> TaskRecord:
+            clock.now += 100
+            claims.append(self.claim(store, worker=worker, lease=10.0, **options))
+            clock.now += 5
+            return claims[-1]
+
+        claim("a")
+        clock.now += 5
+        store.expire(POOL)
+        store.fail(claim("b"), "Traceback", Cause.OUT_OF_MEMORY, attempts=0)
+        store.give_back(claim("c"))
+        store.give_back(claim("d"), reason="no torch")
+        store.commit(claim("e"), "half", Status.PART_DONE)
+        store.release_worker(POOL, claim("f", status=Status.PART_DONE).worker or "", "killed")
+        kept = store.get(POOL, created.id)
+        assert kept.ended_attempts == kept.history
+        store.commit(claim("g", status=Status.PART_DONE), "whole")
+        done = store.get(POOL, created.id)
+        assert done.history == kept.history, "the task itself describes the attempt that made it done"
+        found = [(a.number, a.ending, a.cause, a.error, a.worker) for a in done.ended_attempts]
+        lost = "The lease of worker a expired: the worker was killed, hung, or could not reach the store."
+        assert found == [
+            (1, Ending.FAILED, Cause.LEASE_LOST, lost, "a"),
+            (2, Ending.FAILED, Cause.OUT_OF_MEMORY, "Traceback", "b"),
+            (3, Ending.RETURNED, None, None, "c"),
+            (4, Ending.RETURNED, Cause.REQUIREMENTS_NOT_MET, "no torch", "d"),
+            (5, Ending.PART_DONE, None, None, "e"),
+            (6, Ending.FAILED, Cause.KILLED, "killed", "f"),
+            (7, Ending.DONE, None, None, "g"),
+        ]
+        starts = [began + 100, *(began + 110 + 100 + 105 * n for n in range(6))]
+        assert [a.started_at for a in done.ended_attempts] == starts
+        assert [a.seconds for a in done.ended_attempts] == [10, 5, 5, 5, 5, 5, 5]
+        assert [a.token for a in done.ended_attempts] == [c.token for c in claims]
+        assert [t.ended_attempts for t in store.query(POOL)] == [done.ended_attempts]
+        assert [t.history for t in store.query(POOL, results=False)] == [()], "it is read with the result only"
+
+    def test_an_attempt_is_kept_once(self, store: TaskStore) -> None:
+        """A failure, return or commit that is repeated because its answer was lost is the same attempt."""
+        store.create(POOL, [{"x": 1}, {"x": 2}, {"x": 3}, {"x": 4}])
+        failed, given, half, running = store.claim(POOL, worker="w", lease=60, limit=4)
+        for _ in range(2):
+            store.fail(failed, "boom")
+            store.give_back(given)
+            store.commit(half, "result", Status.PART_DONE)
+            store.renew(running, 60.0, "so far")
+        assert [len(t.history) for t in store.query(POOL)] == [1, 1, 1, 0]
+        with pytest.raises(LeaseLost):
+            store.give_back(failed)
+        assert len(store.get(POOL, failed.id).history) == 1
+
+    def test_the_latest_attempts_are_kept(self, store: TaskStore, clock: ManualClock) -> None:
+        """Of very many attempts the latest ones, which keep their numbers; of a long error the beginning and the end."""
+        (created,) = store.create(POOL, [{"x": 1}], max_attempts=99)
+        for n in range(1, KEPT_ATTEMPTS + 4):
+            store.fail(self.claim(store), f"<{n}{'-' * MAX_ERROR_LENGTH}{n}>")
+            clock.now += 100
+        kept = store.get(POOL, created.id)
+        assert [a.number for a in kept.history] == list(range(4, KEPT_ATTEMPTS + 4))
+        assert all(str(a.error).startswith(f"<{a.number}-") for a in kept.history)
+        assert all(str(a.error).endswith(f"-{a.number}>") for a in kept.history)
+        assert all(len(str(a.error)) < MAX_ERROR_LENGTH + 100 for a in kept.history)
+        assert len(str(kept.error)) > MAX_ERROR_LENGTH, "the last error is kept whole"
+        store.commit(self.claim(store), 1)
+        assert [a.number for a in store.get(POOL, created.id).ended_attempts] == list(range(5, KEPT_ATTEMPTS + 5))
+
+    def test_administrative_changes_keep_the_attempts(self, store: TaskStore, clock: ManualClock) -> None:
+        """A retry, a cancellation and another status keep them; a running or successful attempt becomes one of the past."""
+
+        def found(n: int) -> list[tuple[int, Ending, Cause | None]]:
+            return [(a.number, a.ending, a.cause) for a in store.get(POOL, ids[n]).ended_attempts]
+
+        ids = [c.id for c in store.create(POOL, [{"x": x} for x in range(4)], max_attempts=1)]
+        failed, running, done = store.claim(POOL, worker="w", lease=600, limit=3)
+        store.fail(failed, "boom")
+        store.commit(done, "result")
+        clock.now += 9
+        assert store.retry(POOL) == 1
+        assert found(0) == [(1, Ending.FAILED, Cause.RAISED)]
+        assert store.cancel(POOL) == 3, "two are waiting"
+        assert found(0) == [(1, Ending.FAILED, Cause.RAISED)]
+        assert found(1) == [(1, Ending.FAILED, Cause.CANCELLED)]
+        assert found(3) == []
+        (cancelled,) = store.get(POOL, ids[1]).history
+        assert (cancelled.error, cancelled.seconds, cancelled.token) == ("The task was cancelled.", 9, running.token)
+        assert store.set_status(POOL, {}, Status.WAITING) == 4
+        assert found(2) == [(1, Ending.DONE, None)]
+        assert store.set_status(POOL, {}, Status.DONE) == 4
+        assert store.set_status(POOL, {}, Status.WAITING) == 4
+        assert [len(found(n)) for n in range(4)] == [1, 1, 1, 0], "no worker made them done"
+        again = self.claim(store, worker="other", query={"x": 2})
+        assert store.set_status(POOL, {"x": 2}, Status.FAILED) == 1
+        assert found(2) == [(1, Ending.DONE, None), (2, Ending.RESET, None)]
+        reset = store.get(POOL, ids[2])
+        assert (reset.history[1].worker, reset.history[1].token) == ("other", again.token)
+        assert (reset.worker, reset.started_at, reset.finished_at) == (None, None, None)
+
+    def test_attempts_are_copied_and_deleted_with_their_task(self, store: TaskStore) -> None:
+        """A copy in another pool has them too. A removed task has none when it is created again, nor has a task with
+        another definition."""
+        (one, two, three) = (c.id for c in store.create(POOL, [{"x": 1}, {"x": 2}, {"x": 3}]))
+        first, second, third = store.claim(POOL, worker="w", lease=60, limit=3)
+        for _ in range(3):
+            store.give_back(first)
+            first = self.claim(store, query={"x": 1})
+        store.commit(first, "result")
+        store.fail(second, "boom")
+        store.fail(third, "boom")
+        kept = list(store.query(POOL))
+        assert store.put("copy", kept) == 3
+        assert [t.history for t in store.query("copy")] == [t.history for t in kept]
+        assert [t.ended_attempts[-1].ending for t in store.query("copy")] == [Ending.DONE, Ending.FAILED, Ending.FAILED]
+        unknown = Attempt(number=7, ending=Ending.RESET, worker=None, started_at=None, ended_at=5.0)
+        store.put("other", [replace(kept[1], history=(unknown,))])
+        assert store.get("other", two).history == (unknown,)
+        store.remove(POOL, {"x": {"$in": [1, 2]}})
+        store.create(POOL, [{"x": 1}, {"x": 2}])
+        assert [store.get(POOL, i).history for i in (one, two)] == [(), ()]
+        assert store.get(POOL, store.replace(POOL, three, {"x": 3})).history == ()
+        store.fail(self.claim(store, query={"x": 3}), "boom")
+        assert store.get(POOL, store.replace(POOL, three, {"x": 4})).history == ()
 
     # -- dependencies --------------------------------------------------------------------------------------------------
 
