@@ -16,7 +16,7 @@ import pytest
 
 from rollforge.errors import StoreUnavailable
 from rollforge.store.base import open_store
-from rollforge.task import Status
+from rollforge.task import Cause, Status, TaskRecord
 
 from ..documents.command_line import call, run
 from .serving import Served, definition, serving
@@ -101,6 +101,51 @@ def test_the_page_of_a_task(served: Served, uri: str) -> None:
     assert "epoch 1\nepoch 2" in running
     assert served.get("/task?experiment=p&id=nothing").code == 404
     assert served.get(f"/task?experiment=other&id={ids['failed']}").code == 404
+
+
+def test_the_attempts_at_a_task(tmp_path: Path) -> None:
+    """The latest attempt comes first. A failed one has its traceback, which is open if it is the last one of a task that is
+    not done; the lead counts the failed ones also when the task is done."""
+    uri = f"sqlite:///{tmp_path}/tasks.db"
+    store = open_store(uri)
+    (created,) = store.create("p", [definition(7, 1)], max_attempts=20)
+
+    def attempt(worker: str) -> TaskRecord:
+        store.set_status("p", {"status": "waiting"}, Status.WAITING)  # without the delay after a failure
+        return store.claim("p", worker=worker, lease=600)[0]
+
+    def text() -> str:
+        return served.get(f"/task?experiment=p&id={created.id}").text
+
+    def rows() -> list[list[str]]:
+        (body,) = re.findall(r"<tbody>(.*?)</tbody>", text().partition('id="attempts"')[2].partition("</section>")[0])
+        cells = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in re.findall(r"<tr>(.*?)</tr>", body)]
+        return [[re.sub(r"<[^>]+>", "", cell) for cell in row] for row in cells]
+
+    with serving(uri) as served:
+        assert "Took" not in text(), "there is no table without an attempt"
+        store.give_back(attempt("gpu1:1:a"))
+        store.fail(attempt("gpu2:2:b"), f"ValueError: {HOSTILE} password=hunter2x", Cause.OUT_OF_MEMORY)
+        assert [row[:3] for row in rows()] == [
+            ["2", "failed out_of_memory", "gpu2, process 2"], ["1", "returned", "gpu1, process 1"],
+        ]  # fmt: skip
+        assert '<details id="attempt-2" class="error" open>' in text()
+        assert text().count("<details") == 2, "its error is shown once, besides the definition"
+        assert text().count("ValueError: &lt;script&gt;") == 2
+        assert "hunter2x" not in text()
+        store.commit(attempt("gpu3:3:c"), {"ic": 0.1})
+        assert [row[:2] for row in rows()] == [["3", "done"], ["2", "failed out_of_memory"], ["1", "returned"]]
+        assert '<details id="attempt-2" class="error">' in text()
+        assert "The task is done, after 1 failed attempt." in text()
+        store.set_status("p", {}, Status.WAITING)
+        assert "The task waits for a worker." in text()
+        for _ in range(9):
+            store.fail(attempt("gpu1:1:a"), "boom")
+        assert [row[0] for row in rows()] == [str(n) for n in range(12, 2, -1)]
+        assert "The latest 10 attempts are kept." in text()
+        store.cancel("p")
+        assert "Last error <code>The task was cancelled.</code>" in text()
+    store.close()
 
 
 def test_what_others_wrote_is_escaped_and_secrets_are_masked(tmp_path: Path) -> None:

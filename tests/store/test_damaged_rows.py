@@ -20,7 +20,7 @@ from rollforge.store.manager import TaskManager
 from rollforge.store.mongo import MongoStore
 from rollforge.store.rows import read_record
 from rollforge.store.sqlite import SQLiteStore
-from rollforge.task import Cause, Status
+from rollforge.task import Cause, Ending, Status
 from rollforge.testing.mongo import MongoServer
 from rollforge.testing.postgres import PostgresServer, postgres_binaries
 
@@ -61,6 +61,32 @@ def test_text_that_is_not_utf_8_is_shown_with_escapes(tmp_path: Path) -> None:
         connection.execute("UPDATE tasks SET log = CAST(? AS TEXT)", (b"caf\xe9",))
     connection.close()
     assert store.get("pool", task_id).log == "caf\\xe9"
+    store.close()
+
+
+STRANGE: tuple[Any, ...] = (None, 5, -1, 2**63 - 1, 1e308, float("inf"), b"\xff", "", "no such thing", "failed")
+
+
+@pytest.mark.parametrize("column", ["number", "token", "worker", "started_at", "ended_at", "ending", "cause", "error"])
+def test_a_damaged_attempt_is_listed_and_others_are_added(column: str, tmp_path: Path) -> None:
+    """The other columns of the attempt, and the attempts of other tasks, are as before."""
+    store = SQLiteStore(f"sqlite:///{tmp_path}/tasks.db")
+    for value in STRANGE:
+        (created,) = store.create("pool", [{"value": repr(value)}], max_attempts=9)
+        store.fail(store.claim("pool", worker="host:1:a", lease=60.0)[0], "boom")
+        with (
+            suppress(sqlite3.IntegrityError),
+            closing(sqlite3.connect(tmp_path / "tasks.db")) as connection,
+            connection,
+        ):
+            this = "(SELECT seq FROM tasks WHERE id = ?)"
+            connection.execute(f"UPDATE attempts SET {column} = ? WHERE task = {this}", (value, created.id))
+        (damaged,) = store.get("pool", created.id).history
+        assert column == "error" or damaged.error == "boom"
+        store.set_status("pool", {"_id": created.id}, Status.WAITING)
+        store.give_back(store.claim("pool", worker="host:1:a", lease=60.0)[0])
+        assert store.cancel("pool", {"_id": created.id}) == 1
+        assert Ending.RETURNED in {attempt.ending for attempt in store.get("pool", created.id).history}
     store.close()
 
 
@@ -118,7 +144,7 @@ def _fields() -> list[str]:
     return [
         "def", "filter", "plain", "digest", "status", "stage_from", "priority", "attempt", "max_attempts", "token",
         "available_at", "lease_until", "worker", "created_at", "started_at", "finished_at", "error", "cause", "log", "needs",
-        "unmet", "model_name", "failed_by", "submission", "batches", "claim", "ending", "seq", "changed", "res", "_id",
+        "unmet", "model_name", "failed_by", "submission", "batches", "claim", "ending", "seq", "changed", "res", "history", "_id",
     ]  # fmt: skip
 
 

@@ -29,6 +29,7 @@ EXAMPLES: Mapping[str, str] = {
     "pool wait": "pool -t my_experiment wait",
     "pool query": """pool -t my_experiment query '{"status": "failed"}'""",
     "pool logs": "pool -t my_experiment logs 1ddfde94",
+    "pool attempts": "pool -t my_experiment attempts 1ddfde94",
     "pool submissions": "pool -t my_experiment submissions",
     "pool cancel": """pool -t my_experiment cancel '{"status": "waiting"}'""",
     "pool pause": "pool -t my_experiment pause",

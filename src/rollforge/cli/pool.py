@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
@@ -13,6 +14,7 @@ from rollforge.cli.exit_codes import Exit
 from rollforge.cli.names import ANY_SPELLING
 from rollforge.cli.summaries import json_line, pool_summary
 from rollforge.cli.terminal import echo, echo_json, one_line
+from rollforge.confidential import mask_secrets
 from rollforge.errors import ArtifactUnreadable, ConfigError, TaskNotSerializable, UntrustedPickle, counted, shown
 from rollforge.machine import process_is_running
 from rollforge.task import Cause, Document, Status, TaskRecord, attempts_made
@@ -217,20 +219,52 @@ def _attempts(task: Document) -> int:
 def logs(
     task_id: Annotated[str, typer.Argument(help="Id of the task, or a prefix of it.")],
 ) -> None:
-    """Show the status of a task, its last error, and the last lines that it logged or printed."""
+    """Show the status of a task, how its attempts ended, its last error, and the last lines that it logged or printed."""
+    from rollforge.cli.attempts import attempt_summary
+
+    manager = _existing()
+    task = _one(manager, task_id)
+    _show_head(task)
+    if task["failed_by"]:
+        echo(f"failed on {one_line(', '.join(task['failed_by']))}")
+    with contextlib.suppress(*_UNREADABLE):  # its result cannot be read, which does not matter here
+        for attempt in manager.attempts(task["_id"]):
+            echo(attempt_summary(attempt))
+    for name in ("error", "log"):
+        if task[name]:
+            echo(f"--- {name}\n{mask_secrets(task[name].rstrip())}")
+
+
+@app.command()
+def attempts(
+    task_id: Annotated[str, typer.Argument(help="Id of the task, or a prefix of it.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print each attempt as JSON, one per line.")] = False,
+) -> None:
+    """Show how each attempt at a task ended: worker, start, duration, and the traceback of a failed one."""
+    from rollforge.cli.attempts import attempt_json, attempt_lines
+
+    manager = _existing()
+    task = _one(manager, task_id)
+    found = manager.attempts(task["_id"])
+    if as_json:
+        for attempt in found:
+            echo_json(attempt_json(attempt))
+        return
+    _show_head(task)
+    for attempt in found:
+        echo(attempt_lines(attempt))
+    if not found:
+        echo("No attempt has ended.")
+
+
+def _show_head(task: Document) -> None:
     from rollforge.generate.naming import describe
 
-    task = _one(_existing(), task_id)
     head = [
         f"{task['_id']}  {task['status']}", describe(task["def"], task["model_name"]), f"attempt {_attempts(task)}",
         f"worker {task['worker'] or 'none'}", str(task["cause"] or ""),
     ]  # fmt: skip
     echo("  ".join(one_line(cell) for cell in head if cell))
-    if task["failed_by"]:
-        echo(f"failed on {one_line(', '.join(task['failed_by']))}")
-    for name in ("error", "log"):
-        if task[name]:
-            echo(f"--- {name}\n{task[name].rstrip()}")
 
 
 @app.command()

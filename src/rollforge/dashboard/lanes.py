@@ -63,8 +63,7 @@ class Timeline:
 def timeline(snapshot: Snapshot) -> Timeline | None:
     """Return the lanes of a pool; None if no task was started.
 
-    A pool keeps the last attempt at each task, so earlier attempts, which failed, are not in it. The time ends now if a task
-    runs, and else with the last task.
+    It has the last attempt at each task. The time ends now if a task runs, and else with the last task.
     """
     attempts = sorted(filter(None, (_attempt(task, snapshot.now) for task in snapshot.tasks)), key=lambda one: one[:2])
     if not attempts:

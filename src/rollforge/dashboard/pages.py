@@ -6,9 +6,7 @@ in them are masked here.
 
 from __future__ import annotations
 
-import datetime as dt
 import statistics
-import time
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
-from rollforge.confidential import mask_secrets
 from rollforge.dashboard.drawing import WIDTH, sparkline, status_bar
 from rollforge.dashboard.grid import (
     DIMENSIONS,
@@ -34,7 +31,16 @@ from rollforge.dashboard.pools import PoolReader, PoolTask, Snapshot
 from rollforge.dashboard.progress import progress, running
 from rollforge.dashboard.results import ResultReader
 from rollforge.dashboard.runs import PoolRuns, RunReader
-from rollforge.dashboard.task_page import artifact_paths, attempts_text, definition_text, drawn_segments, importances
+from rollforge.dashboard.task_page import (
+    artifact_paths,
+    attempt_rows,
+    attempts_text,
+    definition_text,
+    drawn_segments,
+    importances,
+    is_last_error,
+)
+from rollforge.dashboard.texts import clock, duration, iso, masked, masked_lines, shown_name, when, worker_text
 from rollforge.errors import (
     ArtifactNotFound,
     MissingDependency,
@@ -42,10 +48,8 @@ from rollforge.errors import (
     counted,
     excerpt,
     first_few,
-    printable,
 )
 from rollforge.generate.naming import describe
-from rollforge.machine import machine_of
 from rollforge.report.tables import number
 from rollforge.run.failures import error_line
 from rollforge.task import Status, TaskRecord
@@ -129,7 +133,7 @@ class Pages:
 
     def message(self, title: str, message: str) -> str:
         """Return a page with a message."""
-        return self.render("message.html", title=title, message=mask_secrets(printable(message)))
+        return self.render("message.html", title=title, message=masked_lines(message))
 
     def runs_of(self, pool: str, *, wait: float | None = None) -> PoolRuns:
         """Return the runs of a pool as last read."""
@@ -156,7 +160,7 @@ class Pages:
             rows = [row for row in rows if row.counts.get(Status(chosen["status"]))]
         rows.sort(key=_SORT_KEYS.get(chosen["sort"], _SORT_KEYS[""]))
         return self.render(
-            "experiments.html", title="Experiments", here="experiments", place=mask_secrets(self.pools.uri), rows=rows,
+            "experiments.html", title="Experiments", here="experiments", place=masked(self.pools.uri), rows=rows,
             chosen=chosen, statuses=_STATUSES, sorts=_SORTS, events="/events", can_compare=len(rows) > 1,
             shown_text=f"{counted(len(rows), 'experiment')}" + (f" of {len(names)}" if len(rows) < len(names) else ""),
             nothing="No experiment matches." if names else "There are no experiments in this store yet.",
@@ -227,6 +231,9 @@ class Pages:
                 shown_info.append((name, first_few([worker_text(i) if name == "failed on" else i[:8] for i in ids], 3)))
         results = self._task_results(pool, task)
         error = task.error or str(task.extra.get("unreadable", ""))
+        attempts = attempt_rows(task, results.pop("runs"))
+        if attempts and is_last_error(task, task.ended_attempts[-1]):
+            error = ""  # it is that of the last attempt
         return self.render(
             "task.html", title=title, here="task", experiment=pool, experiment_shown=shown_name(pool),
             events=url("/events", experiment=pool, id=task_id),
@@ -234,7 +241,8 @@ class Pages:
                 "id": masked(task.id), "short": masked(task.id[:8]), "title": title,
                 "status": "lost" if lost else task.status.value, "cause": task.cause.value if task.cause else "",
             },
-            shown_info=shown_info, attempts_text=attempts_text(task, lost),
+            shown_info=shown_info, attempts_text=attempts_text(task, lost), attempts=attempts,
+            attempts_note=f"The latest {len(attempts)} attempts are kept." if attempts and attempts[-1]["number"] > 1 else "",
             reason=excerpt(masked(error_line(error)), 400) if error else "",
             error=masked_lines(error[-_MAX_TRACEBACK:]), log=masked_lines(task.log), segments=segments,
             segments_text="; ".join(one["text"] for one in segments), definition=masked_lines(definition_text(task.definition)),
@@ -245,12 +253,18 @@ class Pages:
         """Return what the page of a task shows of its run."""
         values: dict[str, Any] = {
             "metrics": [], "importance": [], "importance_text": "", "artifacts": [], "more_artifacts": 0, "results_note": "",
+            "runs": {},
         }  # fmt: skip
         runs = self.runs_of(pool)
         values["metrics"] = [
             (masked(name), number(value, ".6g"))
             for name, value in sorted(runs.metrics.get(task.id, {}).items(), key=lambda one: one[0].casefold())
         ]
+        try:
+            values["runs"] = self.runs.of_attempts(pool, task)
+        except RollforgeError as exc:
+            values["results_note"] = f"The runs of the task cannot be read: {masked(str(exc))}"
+            return values
         if task.status is not Status.DONE:
             values["results_note"] = "" if values["metrics"] else "There are results when the task is done."
             return values
@@ -646,76 +660,9 @@ def _side_name(side: Side) -> str:
     return masked(side.experiment_name if side.model is None else f"{side.experiment_name}: {side.model}")
 
 
-# -- texts -------------------------------------------------------------------------------------------------------------
+# -- addresses ---------------------------------------------------------------------------------------------------------
 
 
 def address_of_task(pool: str, task_id: str) -> str:
     """Return the address of the page of a task."""
     return url("/task", experiment=pool, id=task_id)
-
-
-def masked(text: str) -> str:
-    """Return one line of printable text, without secrets."""
-    return mask_secrets(printable(text))
-
-
-def masked_lines(text: str) -> str:
-    """Return lines of printable text, without secrets."""
-    return mask_secrets("\n".join(map(printable, text.splitlines())))
-
-
-def shown_name(pool: str) -> str:
-    """Return the name of an experiment as it is shown."""
-    return masked(pool)
-
-
-def worker_text(name: str) -> str:
-    """Return the machine and the process of a worker.
-
-    Examples
-    --------
-    >>> worker_text("gpu1:4711:0badc0de-99812"), worker_text("")
-    ('gpu1, process 4711', '')
-    """
-    host = machine_of(name).partition("/")[0]
-    process = name.partition(":")[2].partition(":")[0]
-    return masked(f"{host}, process {process}" if process else host)
-
-
-def duration(seconds: float) -> str:
-    """Return a duration: seconds if it is short, else as on a clock.
-
-    Examples
-    --------
-    >>> duration(0.84), duration(12.3), duration(75), duration(3700)
-    ('0.8 s', '12 s', '1:15 min', '1:01:40 h')
-    """
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    return f"{clock(seconds)} {'min' if seconds < 3599.5 else 'h'}"
-
-
-def clock(seconds: float) -> str:
-    """Return seconds as ``m:ss`` or ``h:mm:ss``.
-
-    Examples
-    --------
-    >>> clock(75), clock(3700)
-    ('1:15', '1:01:40')
-    """
-    hours, rest = divmod(max(0, round(seconds)), 3600)
-    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"
-
-
-def when(moment: float) -> str:
-    """Return a time of the store on this machine's clock: without the day if it is today."""
-    local = dt.datetime.fromtimestamp(moment).astimezone()
-    today = dt.datetime.fromtimestamp(time.time()).astimezone().date()
-    return local.strftime("%H:%M:%S" if local.date() == today else "%Y-%m-%d %H:%M")
-
-
-def iso(moment: float) -> str:
-    """Return a time with its day and time zone."""
-    return dt.datetime.fromtimestamp(moment).astimezone().isoformat(timespec="seconds")

@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 
 from rollforge.confidential import mask_secrets
 from rollforge.errors import RollforgeError
-from rollforge.run.execute import TM_ID
+from rollforge.run.execute import TM_ID, TOKEN_TAG
 from rollforge.run.submission import submissions_of
 from rollforge.store.base import TaskStore
+from rollforge.task import Attempt, TaskRecord
 from rollforge.track.base import JOINED_TAG, Recorder
-from rollforge.track.tracker import RunData, RunQuery, local_path, open_tracker
+from rollforge.track.tracker import RunData, RunInfo, RunQuery, Tracker, local_path, open_tracker
 
 __all__ = ["PoolRuns", "RunReader"]
 
@@ -23,6 +24,8 @@ log = logging.getLogger(__name__)
 
 _REST = 5.0
 """Seconds between two readings of an experiment; reading a large one, which takes longer, pauses as long as that took."""
+_CLOCKS = 60.0
+"""Seconds by which the clocks of the task store and of a worker may differ."""
 _FIRST = 0.4
 """Seconds for which a page waits for the first reading."""
 
@@ -101,17 +104,34 @@ class RunReader:
 
     def recorder(self, pool: str, task_id: str) -> Recorder | None:
         """Return the recorder of the latest finished run of a task; None if there is none."""
-        uri = self.tracking_uri(pool)
-        place = local_path(uri)
-        if place is not None and not place.exists():
-            return None
-        tracker = open_tracker(uri)
-        experiment = tracker.find_experiment(name=pool)
-        if experiment is None:
+        tracker, experiment = self._experiment(pool)
+        if tracker is None or experiment is None:
             return None
         query = RunQuery(status=(Recorder.STATUS_FI,), tags={TM_ID: task_id}, limit=1)
-        found = tracker.search([experiment[0]], query)
+        found = tracker.search([experiment], query)
         return Recorder(tracker, found[0].info) if found else None
+
+    def of_attempts(self, pool: str, task: TaskRecord) -> dict[int, str]:
+        """Return the ids of the runs that the kept attempts at a task recorded, by the number of the attempt."""
+        attempts = task.ended_attempts
+        tracker, experiment = self._experiment(pool) if attempts else (None, None)
+        if tracker is None or experiment is None:
+            return {}
+        runs = tracker.search([experiment], RunQuery(tags={TM_ID: task.id}))
+        return {
+            one.number: run.info.id for one in attempts for run in reversed(runs)
+            if run.tags.get(TOKEN_TAG) == str(one.token) and _overlap(run.info, one)
+        }  # fmt: skip
+
+    def _experiment(self, pool: str) -> tuple[Tracker | None, str | None]:
+        """Return the tracking store of a pool, and the id of its experiment there; None if there is none."""
+        uri = self.tracking_uri(pool)
+        place = local_path(uri)
+        if place is not None and not place.exists():  # opening it would create it
+            return None, None
+        tracker = open_tracker(uri)
+        found = tracker.find_experiment(name=pool)
+        return tracker, None if found is None else found[0]
 
     def of(self, pool: str, mark: object, *, wait: float = _FIRST) -> PoolRuns:
         """Return the runs of a pool as last read, and read them again in the background if `mark` has changed.
@@ -149,6 +169,14 @@ class RunReader:
             entry.runs, entry.mark, entry.thread = found, mark, None
             entry.read_at = time.monotonic()
             entry.took = entry.read_at - began
+
+
+def _overlap(run: RunInfo, attempt: Attempt) -> bool:
+    """Return whether a run was recorded during an attempt: tokens of two stores may be equal, if tasks were copied."""
+    if attempt.started_at is None:
+        return False
+    ended_at = math.inf if run.end_time is None else run.end_time
+    return attempt.started_at - _CLOCKS <= ended_at and run.start_time <= attempt.ended_at + _CLOCKS
 
 
 def _runs(tracking_uri: str, pool: str) -> PoolRuns:

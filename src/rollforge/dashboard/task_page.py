@@ -9,16 +9,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rollforge.dashboard.drawing import WIDTH
-from rollforge.errors import ConfigError, counted, excerpt, printable
+from rollforge.dashboard.texts import duration, masked, masked_lines, worker_text
+from rollforge.errors import ConfigError, counted, excerpt, outer_parts, printable
 from rollforge.generate.segments import Segment, intervals
 from rollforge.generate.task_view import TaskView
+from rollforge.run.failures import error_line
 from rollforge.run.importance import IMPORTANCE, importance_of, saved_importance
-from rollforge.task import Document, Status, TaskRecord, searchable, to_plain
+from rollforge.task import Attempt, Document, Ending, Status, TaskRecord, searchable, to_plain
+from rollforge.transitions import MAX_ERROR_LENGTH
 
 if TYPE_CHECKING:
     from rollforge.track.base import Recorder
 
-__all__ = ["artifact_paths", "attempts_text", "definition_text", "drawn_segments", "importances"]
+__all__ = [
+    "artifact_paths", "attempt_rows", "attempts_text", "definition_text", "drawn_segments", "importances", "is_last_error",
+]  # fmt: skip
 
 _KINDS = ("train", "valid", "test")
 log = logging.getLogger(__name__)
@@ -41,11 +46,58 @@ def attempts_text(task: TaskRecord, lost: bool) -> str:
         return f"{number} is running."
     if task.status is Status.FAILED:
         return f"The task has failed after {failed}{of}."
-    if task.status in (Status.DONE, Status.PART_DONE):
-        return "The task was done at the first attempt." if not task.attempt else f"The task is done, after {failed}."
+    if task.status is Status.PART_DONE:
+        after = f", after {failed}{of}" if task.attempt else ""
+        return f"The first stage is done. The second one waits for a worker{after}."
+    if task.status is Status.DONE:
+        return _done_text(task)
     if task.blocked:
         return "The task waits for others on which it depends."
     return f"The task waits for a worker, after {failed}{of}." if task.attempt else "The task waits for a worker."
+
+
+def _done_text(task: TaskRecord) -> str:
+    attempts = task.ended_attempts
+    failed = sum(one.ending is Ending.FAILED for one in attempts)
+    if failed:
+        least = "at least " if attempts[0].number > 1 else ""
+        return f"The task is done, after {least}{counted(failed, 'failed attempt')}."
+    return "The task was done at the first attempt." if [one.number for one in attempts] == [1] else "The task is done."
+
+
+_ENDINGS = {
+    Ending.DONE: "done", Ending.PART_DONE: "first stage done", Ending.FAILED: "failed", Ending.RETURNED: "returned",
+    Ending.RESET: "reset",
+}  # fmt: skip
+
+
+def attempt_rows(task: TaskRecord, runs: Mapping[int, str]) -> list[dict[str, Any]]:
+    """Return the ended attempts at a task, the latest first.
+
+    Parameters
+    ----------
+    task : TaskRecord
+        The task with its history.
+    runs : mapping
+        Number of an attempt -> id of the run that it recorded.
+    """
+    attempts = task.ended_attempts
+    return [
+        {
+            "number": one.number, "status": one.ending.value, "ending": _ENDINGS[one.ending],
+            "cause": one.cause.value if one.cause else "", "worker": worker_text(one.worker or ""),
+            "started_at": one.started_at, "took": "" if one.seconds is None else duration(one.seconds),
+            "run": masked(runs.get(one.number, "")), "reason": excerpt(masked(error_line(one.error)), 400) if one.error else "",
+            "error": masked_lines(task.error if is_last_error(task, one) and task.error else one.error or ""),
+            "open": one is attempts[-1] and task.status is not Status.DONE,
+        }
+        for one in reversed(attempts)
+    ]  # fmt: skip
+
+
+def is_last_error(task: TaskRecord, attempt: Attempt) -> bool:
+    """Return whether the error of a task is that of an attempt, with which a long one is not kept whole."""
+    return task.error is not None and outer_parts(task.error, MAX_ERROR_LENGTH) == attempt.error
 
 
 def definition_text(definition: Mapping[str, object]) -> str:

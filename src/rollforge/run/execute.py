@@ -31,7 +31,7 @@ from rollforge.importing import without_collections
 from rollforge.kinds import DATASET, MODEL, RECORD, REWEIGHTER
 from rollforge.machine import process_name
 from rollforge.run.importance import importance_of
-from rollforge.run.job import current_attempt, current_model, current_task
+from rollforge.run.job import current_attempt, current_model, current_task, current_token
 from rollforge.run.review import review
 from rollforge.session import Session, bounded, current_session, using
 from rollforge.task import digest
@@ -72,6 +72,8 @@ STATUS_BEGIN = "begin_task_train"
 TM_ID = "_id in TaskManager"
 TASK_TAG = "rollforge.task"
 """Recorder tag: digest of the task."""
+TOKEN_TAG = "rollforge.token"
+"""Recorder tag: fencing token of the claim under which a pool task was trained, as in :class:`~rollforge.task.Attempt`."""
 PROCESS_TAG = "rollforge.process"
 """Recorder tag: name of the process that trains it, see :func:`~rollforge.machine.process_name`."""
 DATA_UNTIL = "data_until"
@@ -98,8 +100,7 @@ def begin(task: Mapping[str, object], recorder: Recorder) -> None:
     recorder.log_params(**{name: _with_iso_dates(value) for name, value in flatten_dict(task).items()})
     recorder.save_objects(task=dict(task))
     # Written in the same batch, so that a trainer need not write them separately.
-    task_id = current_task.get()
-    tags = {STATUS_KEY: STATUS_BEGIN, **model_tags(task, current_model.get()), **({TM_ID: task_id} if task_id else {})}
+    tags = {STATUS_KEY: STATUS_BEGIN, **model_tags(task, current_model.get())}
     recorder.set_tags(hostname=socket.gethostname(), **tags)
 
 
@@ -337,7 +338,7 @@ def end_task_train(rec: Recorder, experiment_name: str | None = None, *, session
         Ignored; exists for compatibility with Qlib's signature.
     """
     rec.start_run()
-    rec.set_tags(**{PROCESS_TAG: process_name()})
+    rec.set_tags(**_attempt_tags())
     return _run(rec, rec.load_object("task"), session or current_session(), first_half=False)
 
 
@@ -383,7 +384,7 @@ def _create_recorder(
     task_id = current_task.get()
     if task_id is not None and current_attempt.get():  # the previous attempt may have been killed
         end_unfinished_runs(task_id, experiment_name, session)
-    tags = {PROCESS_TAG: process_name()}
+    tags = _attempt_tags()
     with contextlib.suppress(TaskNotSerializable):  # a task with live objects
         tags[TASK_TAG] = digest(task)
     known = _experiments.get((tracker.uri, experiment_name))
@@ -392,6 +393,13 @@ def _create_recorder(
             return known.create_recorder(recorder_name, tags)
     _experiments[tracker.uri, experiment_name] = experiment = get_experiment(tracker, experiment_name=experiment_name)
     return experiment.create_recorder(recorder_name, tags)
+
+
+def _attempt_tags() -> dict[str, str]:
+    """Return the tags of a run that name the attempt: stored at once, so that the run is known if the process is killed."""
+    task_id = current_task.get()
+    claim = {} if task_id is None else {TM_ID: task_id, TOKEN_TAG: str(current_token.get())}
+    return {PROCESS_TAG: process_name(), **claim}
 
 
 _experiments: dict[tuple[str, str], Experiment] = {}

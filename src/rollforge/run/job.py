@@ -22,8 +22,10 @@ __all__ = [
     "current_attempt",
     "current_model",
     "current_task",
+    "current_token",
     "ignore_event",
     "is_own",
+    "known_failures",
 ]
 
 log = logging.getLogger(__name__)
@@ -38,7 +40,23 @@ EventKind = Literal["started", "done", "failed", "retry", "lost", "left"]
 
 
 current_attempt: ContextVar[int] = ContextVar("rollforge_attempt", default=0)
-"""Number of failed attempts at the running task. If it is above 0, the previous attempt may have been killed."""
+"""Number of attempts at the running task that are known to have failed. If it is above 0, the previous one may have been
+killed."""
+
+
+current_token: ContextVar[int] = ContextVar("rollforge_token", default=0)
+"""Fencing token of the claim of the running task; recorders are tagged with it."""
+
+
+def known_failures(task: TaskRecord) -> int:
+    """Return how many attempts at a task are known to have failed, also if they were not counted.
+
+    Examples
+    --------
+    >>> known_failures(TaskRecord(id="t", pool="p", definition={}, attempt=0, failed_by=("w",)))
+    1
+    """
+    return max(task.attempt, len(task.failed_by))
 
 
 class WorkerStopped(BaseException):

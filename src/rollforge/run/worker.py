@@ -26,8 +26,10 @@ from rollforge.run.job import (
     current_attempt,
     current_model,
     current_task,
+    current_token,
     ignore_event,
     is_own,
+    known_failures,
 )
 from rollforge.run.leases import LEASE_SECONDS, RECONNECT_SECONDS, Leases
 from rollforge.run.requirements import Admission, session_admission
@@ -158,8 +160,8 @@ class Worker:
         task_log.begin()
         argument: object = task.text if self.job.before is Status.WAITING else task.result
         began = time.perf_counter()
-        token, number = current_task.set(task.id), current_attempt.set(task.attempt)
-        name = current_model.set(task.model_name)
+        known, number = current_task.set(task.id), current_attempt.set(known_failures(task))
+        name, token = current_model.set(task.model_name), current_token.set(task.token)
         try:
             leases.started(task)
             with contextlib.ExitStack() as origins, using(leases.session_for(task) or current_session()):
@@ -174,7 +176,8 @@ class Worker:
             leases.give_back(task)
             raise
         finally:
-            current_task.reset(token)
+            current_task.reset(known)
+            current_token.reset(token)
             current_attempt.reset(number)
             current_model.reset(name)
 

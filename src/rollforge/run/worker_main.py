@@ -26,7 +26,7 @@ from rollforge.errors import RollforgeError
 from rollforge.plugins import load_plugins
 from rollforge.run.attempt import run_attempt
 from rollforge.run.interactive import define_in_main
-from rollforge.run.job import Job, WorkerStopped, current_attempt, current_model, current_task
+from rollforge.run.job import Job, WorkerStopped, current_attempt, current_model, current_task, current_token
 from rollforge.run.messages import READY, Message, Outcome, Started, Stopped
 from rollforge.session import Session, using
 from rollforge.trust import Origin
@@ -97,6 +97,7 @@ def worker_main(
             session, job = new or (session, job)
             current_task.set(task_id)
             current_attempt.set(attempt)
+            current_token.set(token)
             current_model.set(model_name)
             _open_outputs(log_descriptor)
             os.ftruncate(log_descriptor, 0)

@@ -30,7 +30,7 @@ from rollforge.limits import LIMITS
 from rollforge.machine import process_is_stopped
 from rollforge.run.gpus import VARIABLE, GpuShare
 from rollforge.run.interactive import main_classes
-from rollforge.run.job import Job
+from rollforge.run.job import Job, known_failures
 from rollforge.run.messages import (
     MESSAGE_TYPES,
     READY,
@@ -257,7 +257,7 @@ class WorkerProcess:
                 (
                     task.id,
                     task.token,
-                    task.attempt,
+                    known_failures(task),
                     task.model_name,
                     argument,
                     threads,

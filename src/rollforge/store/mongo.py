@@ -595,24 +595,23 @@ class MongoStore(MongoDependencies):
         """
         tasks, token = self._tasks(pool), self._number("token")
         ids = ids_of(tasks.find(condition, {"digest": 1}))
-        for since in (
-            {},
-            {"token": {"$lt": token}},
-        ):  # once more, as some may have been claimed before the others changed
-            these = {"$and": [{"digest": {"$in": ids}}, condition, since]}
+        # Twice, as some may have been claimed before the others were changed.
+        for not_changed in ({}, {"token": {"$lt": token}}):
+            these = {"$and": [{"digest": {"$in": ids}}, condition, not_changed]}
             stale = {"changed": self._now(), "token": token}
             each = [
                 UpdateOne(
-                    {name: found.get(name) for name in ("_id", "status", "token")},
+                    {
+                        name: found.get(name) for name in ("_id", "status", "worker", "started_at")
+                    },  # still the same claim
                     {"$set": fields_of(change(record_of(pool, found)), *fields, "history") | stale},
                 )
                 for found in tasks.find({"$and": [these, attempted]}, dict.fromkeys(HELD, 1))
             ]
             if each:
                 tasks.bulk_write(each, ordered=False)
-            tasks.update_many(
-                {"$and": [these, {"$nor": [attempted]}]}, {"$set": fields_of(change(ANY_TASK), *fields) | stale}
-            )
+            others = {"$and": [these, {"$nor": [attempted]}]}
+            tasks.update_many(others, {"$set": fields_of(change(ANY_TASK), *fields) | stale})
         return ids
 
     @translate_errors

@@ -107,8 +107,10 @@ def read_attempt(row: Sequence[Any]) -> Attempt:
     whatever it contains."""
     number, token, worker, started_at, ended_at, ending, cause, error = row
     return Attempt(
-        number=number if isinstance(number, int) else 0, ending=Ending(ending) if ending in _ENDINGS else Ending.FAILED,
-        cause=Cause(cause) if cause in _CAUSES else None, error=error if isinstance(error, str) else None,
+        number=number if isinstance(number, int) and 0 <= number <= MAX_ATTEMPTS else 0,
+        ending=Ending(ending) if isinstance(ending, str) and ending in _ENDINGS else Ending.FAILED,
+        cause=Cause(cause) if isinstance(cause, str) and cause in _CAUSES else None,
+        error=error if isinstance(error, str) else None,
         worker=worker if isinstance(worker, str) else None, started_at=_number(started_at), ended_at=_number(ended_at) or 0.0,
         token=token if isinstance(token, int) else 0,
     )  # fmt: skip

@@ -9,6 +9,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
@@ -22,7 +23,7 @@ from rollforge.notebook import html_repr, summary, table
 from rollforge.session import Session, current_session
 from rollforge.store.base import PauseNotice, TaskStore, open_store
 from rollforge.store.renewal import Renewal
-from rollforge.task import Cause, Status, TaskRecord, digest, encode
+from rollforge.task import Attempt, Cause, Status, TaskRecord, digest, encode
 
 __all__ = ["Lease", "TaskManager"]
 
@@ -363,11 +364,34 @@ class TaskManager:
     def query(self, query: Mapping[str, object] | None = None, decode: bool = True) -> Iterator[Document]:
         """Yield the tasks that match, in Qlib's form. With ``decode=False`` their results are not read."""
         for record in self.store.query(self.pool, query, results=decode):
-            yield _document(record)
+            yield _document(record, whole=decode)
 
     def re_query(self, _id: str) -> Document:
         """Return the current state of the task with an id."""
-        return _document(self.store.get(self.pool, str(_id)))
+        return _document(self.store.get(self.pool, str(_id)), whole=True)
+
+    def attempts(self, task_id: str) -> tuple[Attempt, ...]:
+        """Return how the attempts at the task with an id ended, oldest first.
+
+        The latest :data:`~rollforge.task.KEPT_ATTEMPTS` are kept, including those that were not counted because the task was
+        returned, and a successful one.
+
+        Raises
+        ------
+        TaskNotFound
+            If there is no such task.
+
+        Examples
+        --------
+        >>> from rollforge.store.memory import MemoryStore
+        >>> manager = TaskManager("doc", store=MemoryStore())
+        >>> (task_id,) = manager.create_task([{"model": "a"}])
+        >>> with manager.safe_fetch_task() as task:
+        ...     manager.return_task(task)
+        >>> [(attempt.number, attempt.ending.value) for attempt in manager.attempts(task_id)]
+        [(1, 'returned')]
+        """
+        return self.store.get(self.pool, str(task_id)).ended_attempts
 
     def task_stat(self, query: Mapping[str, object] | None = None, *, batch: str = "") -> dict[Status, int]:
         """Return the number of tasks by status; if `batch` is given, only those of that batch."""
@@ -477,7 +501,8 @@ class TaskManager:
         return True
 
 
-def _document(record: TaskRecord) -> Document:
+def _document(record: TaskRecord, *, whole: bool = False) -> Document:
+    """Return a task in Qlib's form; if it was not read whole, without its result and its attempts."""
     definition = dict(record.definition)
     return {
         "_id": record.id, "def": definition, "filter": definition, "model_name": record.model_name,
@@ -485,6 +510,7 @@ def _document(record: TaskRecord) -> Document:
         "priority": record.priority, "attempt": record.attempt, "error": record.error, "cause": record.cause,
         "log": record.log, "worker": record.worker, "depends_on": list(record.depends_on), "token": record.token,
         "stage_from": record.stage_from, "failed_by": list(record.failed_by), "submission": record.submission,
+        "attempts": [asdict(one) for one in record.ended_attempts] if whole else [],
     }  # fmt: skip
 
 
