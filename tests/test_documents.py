@@ -26,7 +26,7 @@ from rollforge.cli.main import app
 from rollforge.cli.pool import app as pool_app
 from rollforge.drivers import LEDGERS, STORES, TRACKERS
 from rollforge.plan import make_plan
-from rollforge.run.execute import TRIAL_TAG
+from rollforge.run.execute import TOKEN_TAG, TRIAL_TAG
 from rollforge.session import Session
 from rollforge.track.mlflow.registry import OWNER_TAG
 from rollforge.trust import PLUGIN_GROUP
@@ -234,7 +234,15 @@ def test_the_table_of_qlibs_names_is_correct() -> None:
 @pytest.mark.parametrize("page", GUIDES, ids=lambda p: p.name)
 def test_dotted_names_exist(page: Path) -> None:
     """A module, class or function that a page names by its dotted path exists."""
-    others = {STORES.group, LEDGERS.group, TRACKERS.group, PLUGIN_GROUP, TRIAL_TAG, OWNER_TAG}  # entry points, tags
+    others = {
+        STORES.group,
+        LEDGERS.group,
+        TRACKERS.group,
+        PLUGIN_GROUP,
+        TRIAL_TAG,
+        TOKEN_TAG,
+        OWNER_TAG,
+    }  # entry points, tags
     for dotted in set(re.findall(r"`(rollforge(?:\.\w+)+)(?:\(\w*…?\)|\(\))?`", text_of(page))) - others:
         parts = dotted.split(".")
         for end in range(len(parts), 0, -1):

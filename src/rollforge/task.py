@@ -99,7 +99,7 @@ class Cause(StrEnum):
 
 
 class Ending(StrEnum):
-    """How an attempt ended."""
+    """The ending of an attempt."""
 
     DONE = "done"
     """Its result was committed."""

@@ -1,4 +1,4 @@
-"""How pages write names, times and durations, and text that others wrote: printable, and without secrets."""
+"""The texts of pages: names, times and durations, and what others wrote, printable and without secrets."""
 
 from __future__ import annotations
 
