@@ -151,7 +151,7 @@ class TestSQLiteStore(TaskStoreSuite):
         _check_migrated(SQLiteStore(f"sqlite:///{file}"))
 
     def test_the_last_failure_of_a_task_is_kept_when_an_older_schema_is_migrated(self, tmp_path: Path) -> None:
-        """It begins the history of its task; nothing else is known about earlier attempts."""
+        """The failure begins the history of its task; nothing else is known about earlier attempts."""
         file = tmp_path / "old.db"
         with contextlib.closing(sqlite3.connect(file)) as raw, raw:
             for script in SQLITE_MIGRATIONS[:-1]:
@@ -407,7 +407,7 @@ class TestPostgresStore(TaskStoreSuite):
     def test_the_last_failure_of_a_task_is_kept_when_an_older_schema_is_migrated(
         self, postgres: PostgresServer
     ) -> None:
-        """It begins the history of its task; nothing else is known about earlier attempts."""
+        """The failure begins the history of its task; nothing else is known about earlier attempts."""
         schema = self.uri.rpartition("=")[2]
         with psycopg.connect(postgres.uri) as raw:
             raw.execute(f"CREATE SCHEMA {schema}")
@@ -680,7 +680,7 @@ class TestMongoStore(TaskStoreSuite):
         assert store.count(POOL) == {Status.WAITING: 1, Status.DONE: 1}
 
     def test_the_last_failure_of_a_task_is_kept_when_an_older_schema_is_migrated(self) -> None:
-        """It begins the history of its task; nothing else is known about earlier attempts."""
+        """The failure begins the history of its task; nothing else is known about earlier attempts."""
         collection = self.qlib_pool()
         own = {name: value for name, value in FRESH.items() if name != "history"} | {"created_at": 1.0, "token": 7}
         names = ("status", "attempt", "cause", "error", "started_at", "finished_at")

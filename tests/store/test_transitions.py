@@ -159,7 +159,7 @@ def test_the_first_stage_is_an_attempt_of_its_own() -> None:
 
 
 def test_only_the_latest_attempts_are_kept() -> None:
-    """Their numbers go on, and of a long error the middle is omitted."""
+    """The numbers of later attempts go on, and of a long error the middle is omitted."""
     task = RUNNING
     for _ in range(KEPT_ATTEMPTS + 3):
         task = transitions.given_back(task, now=NOW)
