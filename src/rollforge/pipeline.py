@@ -591,6 +591,34 @@ def separated(collected: Collected, parts: Mapping[str, Collected]) -> Collected
     return replace(collected, prediction=prediction, label=label, warnings=warnings)
 
 
+def summary_of(
+    collected: Collected,
+    *,
+    name: str,
+    session: Session,
+    config: str,
+    groups: str | None = None,
+    parts: Mapping[str, Collected] | None = None,
+) -> Summary:
+    """Return the numbers of the report of a result; the arguments are those of :func:`write_results`."""
+    from rollforge.market.universe import session_provider
+    from rollforge.report.groups import read_groups
+    from rollforge.report.inputs import report_inputs
+    from rollforge.report.summary import summarise
+
+    def of(one: Collected) -> Summary:
+        found = None
+        if groups is not None and one.prediction is not None:
+            found = read_groups(groups, one.prediction, session_provider(session))
+        return summarise(report_inputs(one, name=name, session=session, config=config, groups=found))
+
+    if not parts:
+        return of(collected)
+    summaries = {title: of(part) for title, part in parts.items()}
+    combined = any(part is collected for part in parts.values())
+    return replace(next(iter(summaries.values())), parts=summaries, combined=combined)
+
+
 def write_results(
     collected: Collected,
     *,
@@ -630,19 +658,9 @@ def write_results(
     Summary
         The numbers of the report; those of the first part if the models are not combined.
     """
-    from rollforge.market.universe import session_provider
     from rollforge.report.files import write_text
-    from rollforge.report.groups import read_groups
     from rollforge.report.html import render_markdown, write_report
-    from rollforge.report.inputs import report_inputs
-    from rollforge.report.summary import summarise
     from rollforge.track.frame import write_described
-
-    def summary_of(one: Collected) -> Summary:
-        found = None
-        if groups is not None and one.prediction is not None:
-            found = read_groups(groups, one.prediction, session_provider(session))
-        return summarise(report_inputs(one, name=name, session=session, config=config, groups=found))
 
     folder.mkdir(parents=True, exist_ok=True)
     if collected.prediction is not None:
@@ -653,12 +671,7 @@ def write_results(
         draft = folder / ".backtest.parquet"
         collected.backtest.result.report.to_parquet(draft)
         draft.replace(folder / "backtest.parquet")
-    if parts:
-        summaries = {title: summary_of(part) for title, part in parts.items()}
-        combined = any(part is collected for part in parts.values())
-        summary = replace(next(iter(summaries.values())), parts=summaries, combined=combined)
-    else:
-        summary = summary_of(collected)
+    summary = summary_of(collected, name=name, session=session, config=config, groups=groups, parts=parts)
     if markdown:
         write_text(render_markdown(summary), folder / "report.md")
     else:

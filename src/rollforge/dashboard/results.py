@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 from rollforge.dashboard.pools import PoolReader
@@ -99,18 +98,14 @@ class ResultReader:
         return Source.read(Session().with_(store_uri=store_uri, tracking_uri=uri, experiment_name=pool), pool)
 
     def _summary(self, pool: str) -> Summary:
-        from rollforge.report.inputs import report_inputs
-        from rollforge.report.summary import summarise
+        from rollforge.pipeline import summary_of
 
         source = self._source(pool)
         collected = source.backtested(source.collected)
-        parts = source.parts(collected)
-        config = collected.template_text()
-        if not parts:
-            return summarise(report_inputs(collected, name=pool, session=source.session, config=config))
-        found = {
-            title: summarise(report_inputs(part, name=pool, session=source.session, config=config))
-            for title, part in parts.items()
-        }
-        combined = any(part is collected for part in parts.values())
-        return replace(next(iter(found.values())), parts=found, combined=combined)
+        return summary_of(
+            collected,
+            name=pool,
+            session=source.session,
+            config=collected.template_text(),
+            parts=source.parts(collected),
+        )

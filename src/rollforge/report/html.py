@@ -83,19 +83,8 @@ def render(summary: Summary) -> str:
     and explains how to get the plots. Only daily figures are embedded, so the size does not grow with the number of
     instruments.
     """
-    parts = summary.parts
-    shown = [_Part(f"part{i}-", *one) for i, one in enumerate(parts.items())] if parts else [_Part("", "", summary)]
-    library = _library() if any(part.plots.figures for part in shown) else None
-    if library is None:
-        shown = [replace(part, drawn=False) for part in shown]
-    links = [
-        (s.anchor, s.title)
-        for part in shown
-        for s in ([_Section(part.anchor, part.title, "", Markup(""))] if parts else part.sections)
-    ]
-    main = join(*(part.body() for part in shown), _footer(shown[0].summary.environment, drawn=library is not None))
-    extent = None if parts else _extent(summary)
-    return _page(("Rolling experiment", summary.title), extent, links, main, _on_page(shown), library)
+    environment = next(iter(summary.parts.values()), summary).environment
+    return _page(("Rolling experiment", summary.title), report_parts(summary), environment)
 
 
 def render_markdown(summary: Summary) -> str:
@@ -120,18 +109,11 @@ def render_comparison(comparison: Comparison, definitions: Mapping[str, object],
         Whether to return Markdown.
     """
     name = comparison_title(comparison)
-    plots = Plots({}, {}) if markdown else comparison_plots(comparison)
-    library = _library() if plots.figures else None
-    drawn = plots if library is not None else Plots({}, {})
-    sections = list(_compared(comparison, definitions, drawn))
-    body = join(*map(_section_element, sections))
     if markdown:
-        return to_markdown(join(tag("h1", name), body))
-    missing = None if library is not None or not plots.figures else _missing_plots()
+        sections = _compared(comparison, definitions, Plots({}, {}))
+        return to_markdown(join(tag("h1", name), *map(_section_element, sections)))
     environment = {"written": dt.datetime.now().astimezone().isoformat(timespec="seconds")}
-    main = join(missing, body, _footer(environment, drawn=library is not None))
-    links = [(s.anchor, s.title) for s in sections]
-    return _page(("Comparison", name), None, links, main, drawn.on_page(), library)
+    return _page(("Comparison", name), comparison_parts(comparison, definitions), environment)
 
 
 def comparison_title(comparison: Comparison) -> str:
@@ -173,16 +155,11 @@ def _section_element(section: _Section, title: str | None = None) -> Markup:
     return tag("section", tag("h2", title or section.title), lead, section.body, id=section.anchor)
 
 
-def _page(
-    title: tuple[str, str],
-    extent: Markup | None,
-    links: Sequence[tuple[str, str]],
-    main: Markup,
-    plots: Mapping[str, object],
-    library: str | None,
-) -> str:
+def _page(title: tuple[str, str], parts: ReportParts, environment: Mapping[str, str]) -> str:
     """Return a page with its title, links to sections, and plots."""
     kind, name = title
+    library = _library() if parts.figures else None
+    main = join(parts.main, _footer(environment, drawn=library is not None))
     head = tag(
         "head",
         tag("meta", charset="utf-8"),
@@ -191,13 +168,13 @@ def _page(
         tag("title", f"{name} – Rollforge"),
         tag("style", Markup(_resource("page.css"))),
     )
-    anchors = [tag("a", text, href=f"#{anchor}") for anchor, text in links]
+    anchors = [tag("a", text, href=f"#{anchor}") for text, anchor in parts.links]
     body = tag(
         "body",
-        tag("header", tag("p", kind, class_="kind"), tag("h1", name), extent),
+        tag("header", tag("p", kind, class_="kind"), tag("h1", name), parts.extent or None),
         tag("nav", tag("div", *anchors), aria_label="Sections") if anchors else None,
         tag("main", main),
-        tag("script", _json(plots), type="application/json", id="plots"),
+        tag("script", parts.plots, type="application/json", id="plots"),
         None if library is None else tag("script", Markup(library), type="text/plain", id="library"),
         tag("script", Markup(_resource("page.js"))),
     )
@@ -214,13 +191,16 @@ class ReportParts:
     """What was tested: windows, days, instruments; empty if there are several parts."""
     main: Markup
     plots: Markup
-    """The figures, as the contents of an element with the id ``plots``."""
+    """The figures, as the contents of an element with the id ``plots``; none without plotly."""
+    figures: bool
+    """Whether there are data for figures."""
 
 
 def report_parts(summary: Summary) -> ReportParts:
     """Return the parts of the report of a summary, which :func:`render` writes as one file."""
     parts = summary.parts
     shown = [_Part(f"part{i}-", *one) for i, one in enumerate(parts.items())] if parts else [_Part("", "", summary)]
+    figures = any(part.plots.figures for part in shown)
     if plotly_script() is None:
         shown = [replace(part, drawn=False) for part in shown]
     links = [
@@ -229,15 +209,19 @@ def report_parts(summary: Summary) -> ReportParts:
         for one in ([_Section(part.anchor, part.title, "", Markup(""))] if parts else part.sections)
     ]
     main = join(*(part.body() for part in shown))
-    return ReportParts(tuple(links), Markup("") if parts else _extent(summary), main, _json(_on_page(shown)))
+    extent = Markup("") if parts else _extent(summary)
+    return ReportParts(tuple(links), extent, main, _json(_on_page(shown)), figures)
 
 
 def comparison_parts(comparison: Comparison, definitions: Mapping[str, object]) -> ReportParts:
     """Return the parts of a comparison, which :func:`render_comparison` writes as one file."""
-    plots = Plots({}, {}) if plotly_script() is None else comparison_plots(comparison)
-    sections = list(_compared(comparison, definitions, plots))
+    plots = comparison_plots(comparison)
+    drawn = plots if plotly_script() is not None else Plots({}, {})
+    missing = _missing_plots() if plots.figures and not drawn.figures else None
+    sections = list(_compared(comparison, definitions, drawn))
     links = tuple((one.title, one.anchor) for one in sections)
-    return ReportParts(links, Markup(""), join(*map(_section_element, sections)), _json(plots.on_page()))
+    main = join(missing, *map(_section_element, sections))
+    return ReportParts(links, Markup(""), main, _json(drawn.on_page()), bool(plots.figures))
 
 
 def plotly_script() -> str | None:
