@@ -23,6 +23,7 @@ from tests.documents.definitions import (
     write_workflow,
 )
 
+from rollforge.cli.exit_codes import Exit
 from rollforge.record.persistence import bootstrap_interval
 
 
@@ -115,3 +116,6 @@ def test_a_model_is_backtested_alone(small_market: Path, tmp_path: Path) -> None
         [238 * apart.mean(), 238 * low, 238 * high]
     )
     assert abs(drawn["pair: trees"].iloc[-1] - drawn["pair"].iloc[-1]) > 1e-4
+    twice = command("report", "pair", pair, *where)
+    assert twice.returncode == Exit.USAGE
+    assert "'pair' is given twice" in twice.stderr
