@@ -13,7 +13,7 @@ from rollforge.dashboard.pools import PoolReader, PoolTask, Snapshot
 from rollforge.dashboard.progress import durations, progress, running
 from rollforge.store.base import TaskState, open_store
 from rollforge.store.memory import MemoryStore
-from rollforge.task import Status, encode
+from rollforge.task import Attempt, Ending, Status, encode
 
 from .serving import definition
 
@@ -164,6 +164,32 @@ def test_lanes_of_a_worker() -> None:
     finished = timeline(Snapshot(100.0, tasks[:2]))
     assert finished is not None
     assert (finished.end, [lane.idle_since for lane in finished.lanes]) == (60, [None, None])
+
+
+def test_lanes_have_the_earlier_attempts_at_a_task() -> None:
+    """A task that failed on one worker and succeeded on another is in both lanes. A task that waits after an attempt, or was
+    cancelled later, is only where it ran, and until that attempt ended."""
+    tasks = (
+        task("a", Status.DONE, start=50, end=80),
+        task("b", Status.FAILED, start=0, end=99),
+        task("c", Status.WAITING),
+    )
+    ended = ((0, 10, 40, "u", Ending.FAILED), (1, 0, 20, "w", Ending.RETURNED), (1, 25, 45, "w", Ending.FAILED))
+    past = tuple(
+        (tasks[i], Attempt(number=1, ending=ending, worker=worker, started_at=start, ended_at=end))
+        for i, start, end, worker, ending in ended
+    )
+    found = timeline(Snapshot(100.0, tasks, past))
+    assert found is not None
+    assert (found.start, found.end) == (0, 80)
+    shown = {
+        lane.worker: [(bar.tasks[0].id, bar.start, bar.end, bar.status) for bar in lane.bars] for lane in found.lanes
+    }
+    assert shown == {
+        "u": [("a", 10, 40, "failed")],
+        "w": [("b", 0, 20, "returned"), ("b", 25, 45, "failed"), ("a", 50, 80, "done")],
+    }
+    assert [lane.busy for lane in found.lanes] == [pytest.approx(30 / 70), pytest.approx(70 / 80)]
 
 
 def test_short_tasks_of_a_lane_are_one_bar() -> None:

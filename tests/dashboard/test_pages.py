@@ -137,6 +137,14 @@ def test_the_attempts_at_a_task(tmp_path: Path) -> None:
         assert [row[:2] for row in rows()] == [["3", "done"], ["2", "failed out_of_memory"], ["1", "returned"]]
         assert '<details id="attempt-2" class="error">' in text()
         assert "The task is done, after 1 failed attempt." in text()
+        workers = served.get("/experiment?name=p").text.partition('class="lanes"')[2]
+        for worker, word in (
+            ("gpu1, process 1", "returned"),
+            ("gpu2, process 2", "failed"),
+            ("gpu3, process 3", "done"),
+        ):
+            assert f"{worker}: 1 task" in workers
+            assert f'<i class="cell s-{word}"></i>{word}' in workers
         store.set_status("p", {}, Status.WAITING)
         assert "The task waits for a worker." in text()
         for _ in range(9):

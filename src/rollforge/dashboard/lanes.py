@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rollforge.dashboard.pools import PoolTask, Snapshot
-from rollforge.task import Status
+from rollforge.task import Attempt, Ending, Status
 
 __all__ = ["Bar", "Lane", "Timeline", "timeline"]
 
-_Attempt = tuple[float, float, PoolTask]
-"""Its start, its end and its task."""
+_Attempt = tuple[float, float, PoolTask, str, str]
+"""Its start, its end, its task, its worker and its status."""
+_STATUSES = {Ending.RETURNED: "returned", Ending.RESET: "returned"}
 MAX_LANES = 64
 _RESOLUTION = 1500
 """Number of parts of the whole time. Tasks of one lane that are shorter, and follow each other, are drawn as one bar."""
@@ -63,18 +64,21 @@ class Timeline:
 def timeline(snapshot: Snapshot) -> Timeline | None:
     """Return the lanes of a pool; None if no task was started.
 
-    It has the last attempt at each task. The time ends now if a task runs, and else with the last task.
+    The time ends now if a task runs, and else with the last task.
     """
-    attempts = sorted(filter(None, (_attempt(task, snapshot.now) for task in snapshot.tasks)), key=lambda one: one[:2])
+    past = [_past(task, attempt) for task, attempt in snapshot.past]
+    known = {task.id for task, _ in snapshot.past}
+    last = (_last(task, snapshot.now) for task in snapshot.tasks if task.status in _ITS_OWN or task.id not in known)
+    attempts = sorted(filter(None, (*past, *last)), key=lambda one: one[:2])
     if not attempts:
         return None
     active = any(task.status is Status.RUNNING and not task.is_lost for task in snapshot.tasks)
     waiting = any(task.status in (Status.WAITING, Status.PART_DONE) for task in snapshot.tasks)
-    low, high = attempts[0][0], snapshot.now if active else max(end for _, end, _ in attempts)
+    low, high = attempts[0][0], snapshot.now if active else max(one[1] for one in attempts)
     high = max(high, low + 1.0)
     by_worker: dict[str, list[_Attempt]] = {}
     for one in attempts:
-        by_worker.setdefault(one[2].state.worker or "", []).append(one)
+        by_worker.setdefault(one[3], []).append(one)
     lanes = [
         _lane(worker, number, lane, (low, high), idle=active and waiting)
         for worker, own in sorted(by_worker.items())
@@ -102,7 +106,18 @@ def _packed(attempts: Sequence[_Attempt]) -> list[list[_Attempt]]:
     return lanes
 
 
-def _attempt(task: PoolTask, now: float) -> _Attempt | None:
+_ITS_OWN = (Status.RUNNING, Status.DONE)
+"""Statuses of tasks whose last attempt is not in their histories."""
+
+
+def _past(task: PoolTask, attempt: Attempt) -> _Attempt | None:
+    if attempt.started_at is None or attempt.worker is None:
+        return None
+    status = _STATUSES.get(attempt.ending, attempt.ending.value)
+    return attempt.started_at, max(attempt.started_at, attempt.ended_at), task, attempt.worker, status
+
+
+def _last(task: PoolTask, now: float) -> _Attempt | None:
     start, end = task.state.started_at, task.state.finished_at
     if start is None or task.state.worker is None:
         return None
@@ -110,24 +125,24 @@ def _attempt(task: PoolTask, now: float) -> _Attempt | None:
         end = min(now, task.state.lease_until or now) if task.is_lost else now
     elif end is None or end < start:
         return None
-    return start, max(start, end), task
+    status = "lost" if task.is_lost else task.status.value
+    return start, max(start, end), task, task.state.worker, status
 
 
 def _lane(worker: str, number: int, attempts: Sequence[_Attempt], span: tuple[float, float], *, idle: bool) -> Lane:
     low, high = span
     step = (high - low) / _RESOLUTION
     bars: list[tuple[list[PoolTask], float, float, str]] = []
-    for start, end, task in attempts:
-        status = "lost" if task.is_lost else task.status.value
+    for start, end, task, _, status in attempts:
         if bars and bars[-1][3] == status and start - bars[-1][2] < step and end - start < step:
             own, first = bars[-1][:2]
             own.append(task)
             bars[-1] = own, first, end, status
         else:
             bars.append(([task], start, end, status))
-    ran = sum(end - start for start, end, _ in attempts)
+    ran = sum(one[1] - one[0] for one in attempts)
     last_end = attempts[-1][1]
-    runs = attempts[-1][2].status is Status.RUNNING and not attempts[-1][2].is_lost
+    runs = attempts[-1][4] == Status.RUNNING.value
     is_idle = idle and not runs and high - last_end >= _IDLE * (high - low)
     return Lane(
         worker,

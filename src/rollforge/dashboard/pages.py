@@ -69,7 +69,7 @@ __all__ = ["Pages", "url"]
 
 WORDS = {
     "done": "done", "part_done": "first stage done", "running": "running", "failed": "failed", "waiting": "waiting",
-    "lost": "lease expired",
+    "lost": "lease expired", "returned": "returned",
 }  # fmt: skip
 """Status -> what it is called on a page."""
 _STATUSES = {"": "any", **{name: WORDS[name] for name in ("failed", "running", "waiting", "part_done", "done")}}
@@ -609,7 +609,7 @@ def _lane_values(pool: str, snapshot: Snapshot) -> dict[str, Any]:
         after = f"{lane.busy:.0%} busy"
         if lane.idle_since is not None:
             after = f"idle for {duration(found.end - lane.idle_since)}"
-        tasks = sum(len(bar.tasks) for bar in lane.bars)
+        tasks = len({task.id for bar in lane.bars for task in bar.tasks})
         bars = [
             {
                 "href": address_of_task(pool, bar.tasks[0].id), "status": bar.status,

@@ -11,13 +11,15 @@ from rollforge.dashboard.outline import NO_OUTLINE, Outline, horizon_text, outli
 from rollforge.errors import ArtifactUnreadable, RollforgeError, TaskNotFound, UntrustedPickle
 from rollforge.generate.naming import differing_parts
 from rollforge.run.failures import FailureGroup, group_failures
-from rollforge.store.base import SupportsStates, TaskState, TaskStore, open_store
-from rollforge.task import Status, TaskRecord, decode
+from rollforge.store.base import SupportsPastAttempts, SupportsStates, TaskState, TaskStore, open_store
+from rollforge.task import Attempt, Status, TaskRecord, decode
 
 __all__ = ["Failures", "PoolReader", "PoolTask", "Snapshot"]
 
 _AT_ONCE = 2000
 """Number of definitions read at a time."""
+_ATTEMPTS = 20_000
+"""Number of past attempts that are read."""
 _FAILURES = 500
 """Number of failed tasks whose errors are grouped."""
 
@@ -70,6 +72,8 @@ class Snapshot:
     now: float
     """By the clock of the store, as all times of its tasks."""
     tasks: tuple[PoolTask, ...]
+    past: tuple[tuple[PoolTask, Attempt], ...] = ()
+    """The latest ended attempts that are in the histories of tasks, with their tasks."""
 
     @property
     def counts(self) -> dict[Status, int]:
@@ -162,7 +166,14 @@ class PoolReader:
                 )
                 for state, its in found
             )  # fmt: skip
-        return Snapshot(now, tasks)
+        return Snapshot(now, tasks, self._past(pool, tasks))
+
+    def _past(self, pool: str, tasks: Sequence[PoolTask]) -> tuple[tuple[PoolTask, Attempt], ...]:
+        if not isinstance(self.store, SupportsPastAttempts):
+            return ()
+        found = self.store.past_attempts(pool, _ATTEMPTS)
+        by_id = {task.id: task for task in tasks} if found else {}
+        return tuple((by_id[task_id], attempt) for task_id, attempt in found if task_id in by_id)
 
     def _texts(self, pool: str, ids: Sequence[str]) -> dict[str, str]:
         if isinstance(self.store, SupportsStates):

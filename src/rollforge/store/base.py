@@ -14,7 +14,7 @@ from rollforge.drivers import STORES
 from rollforge.errors import ArtifactUnreadable, ConfigError, StoreUnavailable, TaskNotFound, UntrustedPickle, shown
 from rollforge.machine import machine_of
 from rollforge.store.addresses import Opener
-from rollforge.task import Cause, Definition, Status, TaskRecord, digest
+from rollforge.task import Attempt, Cause, Definition, Status, TaskRecord, digest
 
 __all__ = [
     "ABOUT",
@@ -23,6 +23,7 @@ __all__ = [
     "Clock",
     "CreatedTask",
     "PauseNotice",
+    "SupportsPastAttempts",
     "SupportsStates",
     "TaskState",
     "TaskStore",
@@ -102,6 +103,17 @@ class SupportsStates(Protocol):
 
     def texts(self, pool: str, ids: Sequence[str]) -> dict[str, str]:
         """Return the stored definitions of some tasks, by id."""
+
+
+@runtime_checkable
+class SupportsPastAttempts(Protocol):
+    """A store that reads the ended attempts of a whole pool without its tasks."""
+
+    def past_attempts(self, pool: str, limit: int) -> list[tuple[str, Attempt]]:
+        """Return the latest attempts in the histories of the tasks of a pool, with the ids of the tasks.
+
+        The latest comes first. Their errors are not read.
+        """
 
 
 @dataclass(slots=True)

@@ -32,7 +32,7 @@ from rollforge.store.base import (
 )
 from rollforge.store.codec import decode_result, encode_result, tasks_of_info
 from rollforge.store.query import COLUMNS, Node, matches, parse_query
-from rollforge.task import Cause, Definition, Status, TaskRecord, decode, digest, encode, searchable, to_plain
+from rollforge.task import Attempt, Cause, Definition, Status, TaskRecord, decode, digest, encode, searchable, to_plain
 
 __all__ = ["MemoryStore"]
 
@@ -377,6 +377,12 @@ class MemoryStore:
                 for name in task.failed_by:
                     by_worker.setdefault(name, Work()).failed += 1
         return by_worker
+
+    def past_attempts(self, pool: str, limit: int) -> list[tuple[str, Attempt]]:
+        """Return the latest attempts in the histories of the tasks of a pool, with the ids of the tasks."""
+        with self._lock:
+            found = [(t.id, replace(one, error=None)) for t in self._pools.get(pool, {}).values() for one in t.history]
+        return sorted(found, key=lambda pair: (-pair[1].ended_at, -pair[1].number))[:limit]
 
     def paused(self, pool: str) -> bool:
         return pool in self._paused

@@ -74,6 +74,7 @@ from rollforge.store.mongo_documents import (
     definition_fields,
     fields_of,
     history_field,
+    history_in,
     ids_of,
     record_of,
     result_field,
@@ -87,6 +88,7 @@ from rollforge.store.query import parse_query
 from rollforge.store.rows import read_status
 from rollforge.task import (
     KEPT_ATTEMPTS,
+    Attempt,
     Cause,
     Definition,
     Status,
@@ -551,6 +553,15 @@ class MongoStore(MongoDependencies):
             for name in failed_workers(failed["failed_by"]):
                 by_worker.setdefault(name, Work()).failed += 1
         return by_worker
+
+    @translate_errors
+    def past_attempts(self, pool: str, limit: int) -> list[tuple[str, Attempt]]:
+        """Return the latest attempts in the histories of the tasks of a pool, with the ids of the tasks."""
+        tried = self._tasks(pool).find({"history": {"$ne": []}}, {"digest": 1, "history": 1})
+        found = [
+            (str(d.get("digest")), replace(one, error=None)) for d in tried for one in history_in(d.get("history"))
+        ]
+        return sorted(found, key=lambda pair: (-pair[1].ended_at, -pair[1].number))[:limit]
 
     @translate_errors
     def paused(self, pool: str) -> bool:

@@ -56,6 +56,7 @@ __all__ = [
     "definition_fields",
     "fields_of",
     "history_field",
+    "history_in",
     "ids_of",
     "moment_of",
     "pickle_bytes",

@@ -37,7 +37,7 @@ from rollforge.store.base import (
 )
 from rollforge.store.codec import EncodedResult, decode_result, encode_result, read_submission, tasks_of_info
 from rollforge.store.query import And, Compare, Node, Not, Or, matches, only_about, parse_query, paths_in
-from rollforge.store.rows import read_record, read_state, read_status
+from rollforge.store.rows import read_attempt, read_record, read_state, read_status
 from rollforge.store.sql_attempts import SQLAttempts
 from rollforge.store.sql_statements import (
     BATCH,
@@ -737,6 +737,15 @@ class SQLStore(SQLAttempts):
         text = f"SELECT id, definition FROM tasks WHERE pool = :pool AND {self._among('id', 'ids')}"
         rows = self._read(lambda tx: tx.rows(text, pool=pool, ids=self._list(ids)))
         return {i: definition for i, definition in rows if isinstance(i, str) and isinstance(definition, str)}
+
+    def past_attempts(self, pool: str, limit: int) -> list[tuple[str, Attempt]]:
+        """Return the latest attempts in the histories of the tasks of a pool, with the ids of the tasks."""
+        text = (
+            "SELECT id, number, a.token, a.worker, a.started_at, ended_at, a.ending, a.cause, NULL "
+            "FROM attempts a CROSS JOIN tasks WHERE seq = task AND pool = :pool ORDER BY ended_at DESC, number DESC LIMIT :most"
+        )
+        rows = self._read(lambda tx: tx.rows(text, pool=pool, most=limit))
+        return [(task_id, read_attempt(row)) for task_id, *row in rows if isinstance(task_id, str)]
 
     def paused(self, pool: str) -> bool:
         return self._read(lambda tx: self._is_paused(tx, pool))

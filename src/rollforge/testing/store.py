@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import pytest
 
 from rollforge.errors import ConfigError, LeaseLost, TaskNotFound, TaskNotSerializable
-from rollforge.store.base import ABOUT, AVOID_SECONDS, SUBMISSION_SECONDS, TaskStore, Work
+from rollforge.store.base import ABOUT, AVOID_SECONDS, SUBMISSION_SECONDS, SupportsPastAttempts, TaskStore, Work
 from rollforge.task import KEPT_ATTEMPTS, Attempt, Cause, Ending, Status, TaskRecord, digest
 from rollforge.testing.store_transitions import POOL, ManualClock, TransitionSuite
 from rollforge.transitions import MAX_ERROR_LENGTH
@@ -678,6 +678,25 @@ class TaskStoreSuite(TransitionSuite):
         assert [a.token for a in done.ended_attempts] == [c.token for c in claims]
         assert [t.ended_attempts for t in store.query(POOL)] == [done.ended_attempts]
         assert [t.history for t in store.query(POOL, results=False)] == [()], "it is read with the result only"
+
+    def test_the_past_attempts_of_a_pool(self, store: TaskStore, clock: ManualClock) -> None:
+        """The latest come first, without their errors, and only those of this pool; for stores that can read them so."""
+        if not isinstance(store, SupportsPastAttempts):
+            pytest.skip("This store reads ended attempts only with their tasks.")
+        store.create("other", [{"x": 1}])
+        store.fail(store.claim("other", worker="w", lease=60)[0], "boom")
+        ids = [c.id for c in store.create(POOL, [{"x": x} for x in range(3)])]
+        for end in (lambda t: store.give_back(t), lambda t: store.fail(t, "boom"), lambda t: store.commit(t, 1)):
+            for task in store.claim(POOL, worker="w", lease=60, limit=3):
+                clock.now += 1
+                end(task)
+            clock.now += 9
+        expected = [(i, a) for i in ids for a in store.get(POOL, i).history]
+        expected.sort(key=lambda pair: -pair[1].ended_at)
+        assert len(expected) == 6
+        assert store.past_attempts(POOL, 99) == [(i, replace(a, error=None)) for i, a in expected]
+        assert [i for i, _ in store.past_attempts(POOL, 2)] == [ids[2], ids[1]]
+        assert store.past_attempts("empty", 9) == []
 
     def test_an_attempt_is_kept_once(self, store: TaskStore) -> None:
         """A failure, return or commit that is repeated because its answer was lost is the same attempt."""
