@@ -113,7 +113,6 @@ NAMES_FROM_DATA = {
     "data",  # the table _HOMES
     "drivers",  # registered schemes
     "engine.dask",  # a constant expression for workers that may not have Rollforge
-    "expressions.compiler",  # a function of the arguments of a kernel, which imports nothing
     "moved",  # the tables of earlier names
     "plugins",  # the session's list
     "qlib_imports",  # the table of Qlib's names

@@ -1,7 +1,7 @@
 """Compiling kernels with numba to machine code that runs without it.
 
-numba compiles a function for C that makes arrays of addresses and shapes, and calls the kernel. Of its result only the
-optimized code for LLVM is used.
+numba compiles the function that its own code would call, without the wrappers for Python and C. Of its result only the
+optimized code for LLVM is used. It takes arrays as numba passes them, see :mod:`~.machine_code`.
 """
 
 from __future__ import annotations
@@ -30,10 +30,12 @@ def compiled(kernel: Source, kinds: tuple[Kind, ...]) -> bytes:
 
     It refers to nothing but the functions of the C library, so that loading it takes no more than a linker.
     """
+    signature = tuple(_type(kind) for kind in kinds)
     with _jit_enabled():
-        made = numba.cfunc(_signature(kinds), error_model="numpy")(_on_pointers(kernel, kinds))
-    module = llvm.parse_assembly(made.inspect_llvm())
-    module.get_function(made.native_name).name = ENTRY
+        made: Any = _dispatcher(kernel)
+        made.compile(signature)
+    module = llvm.parse_assembly(made.inspect_llvm(signature))
+    module.get_function(made.overloads[signature].fndesc.llvm_func_name).name = ENTRY
     functions = [f.name for f in module.functions if f.is_declaration and not f.name.startswith("llvm.")]
     variables = [v.name for v in module.global_variables if v.is_declaration]
     missing = [name for name in [*functions, *variables] if not name.startswith(_UNUSED) and not _in_c_library(name)]
@@ -65,27 +67,11 @@ def _in_c_library(name: str) -> bool:
     return hasattr(ctypes.CDLL(None), name)
 
 
-def _signature(kinds: tuple[Kind, ...]) -> Any:
+def _type(kind: Kind) -> Any:
+    name, dimensions = kind
     types: Any = numba.types
-    arguments: list[object] = []
-    for name, dimensions in kinds:
-        number = types.boolean if name == "bool" else getattr(types, name)
-        arguments += [types.CPointer(number), *[types.int64] * dimensions] if dimensions else [number]
-    return types.void(*arguments)
-
-
-def _on_pointers(kernel: Source, kinds: tuple[Kind, ...]) -> Any:
-    """Return a function that calls a kernel with arrays, made of their addresses and shapes."""
-    parameters, values = [], []
-    for place, (_, dimensions) in enumerate(kinds):
-        shape = [f"size{place}_{axis}" for axis in range(dimensions)]
-        parameters += [f"value{place}", *shape]
-        values.append(f"carray(value{place}, ({', '.join(shape)},))" if shape else f"value{place}")
-    source = f"def on_pointers({', '.join(parameters)}):\n    kernel({', '.join(values)})\n"
-    compiler: Any = numba
-    names: dict[str, object] = {"carray": compiler.carray, "kernel": _dispatcher(kernel)}
-    exec(source, names)
-    return names["on_pointers"]
+    number = types.boolean if name == "bool" else getattr(types, name)
+    return types.Array(number, dimensions, "C") if dimensions else number
 
 
 def _dispatcher(kernel: Source) -> object:
@@ -94,5 +80,6 @@ def _dispatcher(kernel: Source) -> object:
     assert isinstance(function, FunctionType)
     used = {name: _dispatcher(one) for name, one in kernel.used.items()}
     own = FunctionType(function.__code__, {**function.__globals__, **used}, function.__name__)
-    fastmath: Any = set(kernel.fastmath) if kernel.fastmath else False
-    return numba.njit(error_model="numpy", fastmath=fastmath)(own)
+    njit: Any = numba.njit
+    options = {"error_model": "numpy", "fastmath": set(kernel.fastmath) if kernel.fastmath else False}
+    return njit(**options, no_cpython_wrapper=True, no_cfunc_wrapper=True)(own)

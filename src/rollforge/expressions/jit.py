@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from rollforge.confidential import private_folder
-from rollforge.expressions.machine_code import Kind, Source, load, processor
+from rollforge.expressions.machine_code import Kind, Source, array_arguments, load, processor
 from rollforge.session import current_session
 
 __all__ = ["NAN", "Kernel", "cache_folder", "exact", "kernel_version", "one_at_a_time", "reordering"]
@@ -134,7 +134,7 @@ class Kernel:
                 if not (flags.c_contiguous and flags.aligned):
                     _kind(argument)  # raises
                 types += [argument.dtype, argument.ndim]
-                flat += [argument.ctypes.data, *argument.shape]
+                flat += array_arguments(argument)
             else:
                 types.append(type(argument))
                 flat.append(argument)

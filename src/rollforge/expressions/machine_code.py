@@ -9,15 +9,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import llvmlite.binding as llvm
+from numpy.typing import NDArray
 
-__all__ = ["ENTRY", "Kind", "Source", "load", "processor", "target_machine"]
+__all__ = ["ENTRY", "Kind", "Source", "array_arguments", "load", "processor", "target_machine"]
 
 Kind = tuple[str, int]
 """The type of an argument: numpy's name of its numbers, and the number of dimensions."""
 ENTRY = "kernel"
-"""The name of the function in the machine code. Of each array, it takes the address and then the shape."""
+"""The name of the function in the machine code."""
 
 _C_TYPES: dict[str, Any] = {"bool": ctypes.c_bool, "int64": ctypes.c_int64, "float64": ctypes.c_double}
+_ARRAY = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p]
+_RESULT = (ctypes.c_void_p * 2)()
+"""Where functions that numba compiled write what they return, which is always None, and errors, of which kernels have none."""
 _engines: list[Any] = []  # own the memory of the loaded code
 
 
@@ -59,7 +63,15 @@ def load(code: bytes, kinds: tuple[Kind, ...]) -> Callable[..., None]:
     engine.add_object_file(llvm.ObjectFileRef.from_data(code))
     engine.finalize_object()
     _engines.append(engine)
-    types = []
+    types: list[Any] = [ctypes.c_void_p, ctypes.c_void_p]
     for name, dimensions in kinds:
-        types += [ctypes.c_void_p, *[ctypes.c_int64] * dimensions] if dimensions else [_C_TYPES[name]]
-    return ctypes.CFUNCTYPE(None, *types)(engine.get_function_address(ENTRY))
+        types += [*_ARRAY, *[ctypes.c_int64] * (2 * dimensions)] if dimensions else [_C_TYPES[name]]
+    entry = ctypes.CFUNCTYPE(None, *types)(engine.get_function_address(ENTRY))
+    result = ctypes.addressof(_RESULT)
+    return functools.partial(entry, result, result + ctypes.sizeof(ctypes.c_void_p))
+
+
+def array_arguments(array: NDArray[Any]) -> list[Any]:
+    """Return an array as compiled functions take it: two owners of its memory, which kernels do not need, the number of
+    elements and the size of one, the address, the shape and the strides."""
+    return [None, None, array.size, array.itemsize, array.ctypes.data, *array.shape, *array.strides]
