@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,7 @@ from rollforge.report.compare import Compared, compare, compared, definition_dif
 from rollforge.report.figures import figures
 from rollforge.report.html import render, render_comparison
 from rollforge.report.inputs import ModelInputs, ReportInputs, TaskRow
+from rollforge.report.signal_figures import window_ic
 from rollforge.report.summary import Summary, summarise
 
 RANKS = {1.0: (1, 2, 3), 0.5: (1, 3, 2), -0.5: (2, 3, 1), -1.0: (3, 2, 1)}
@@ -256,5 +258,69 @@ def test_the_difference_of_returns_is_that_of_the_fifths() -> None:
     )
     assert ("other", "Net return") not in found.differences.index
     rows = render_comparison(found, {}).split("<tbody>")[1].split("</tr>")
-    assert rows[0].count(">–<") == 3
+    assert rows[0].count(">–<") == 4  # with the number of windows, which is not known
     assert ">238.0%<" in rows[1]
+
+
+def test_windows_of_many_models_have_views() -> None:
+    """Two models stand side by side. Of seven, for which there are not enough colours, all are drawn without intervals, and each
+    can be chosen; of 100 windows, the means of five neighbouring ones are drawn, in the order of their test days. The numbers are
+    those of the windows."""
+
+    def figure(models: int, windows: int) -> dict[str, Any]:
+        rows = []
+        for m in range(models):
+            for i in reversed(range(windows)):
+                start = np.datetime64("2020-01-01") + np.timedelta64(7 * i, "D")
+                metrics = {"IC": 0.01 * i + m, "IC low": 0.01 * i + m - 0.1, "IC high": 0.01 * i + m + 0.2}
+                rows.append(
+                    TaskRow(Window(i, {"test": SegmentSpan(start, start, 1)}), "done", metrics, model=f"model {m}")
+                )
+        found = window_ic(rows)
+        assert found is not None
+        return found
+
+    two = figure(2, 5)
+    assert "views" not in two
+    assert two["layout"]["scattermode"] == "group"
+    assert two["data"][1]["y"] == pytest.approx([1.04, 1.03, 1.02, 1.01, 1.0])
+    assert two["data"][1]["error_y"]["array"] == pytest.approx([0.2] * 5)
+    assert two["data"][1]["error_y"]["arrayminus"] == pytest.approx([0.1] * 5)
+    seven = figure(7, 1)
+    assert seven["views"] == ["all models", *(f"model {m}" for m in range(7))]
+    assert [trace["y"] for trace in seven["data"][:7]] == [[float(m)] for m in range(7)]
+    assert seven["data"][8]["error_y"]["array"] == pytest.approx([0.2])
+    many = figure(2, 100)
+    assert many["views"] == ["means of 5 windows", "model 0", "model 1"]
+    first = many["data"][0]
+    assert first["x"][:2] == ["2020-01-01", "2020-01-08"]
+    assert first["y"][:4] == [None] * 4
+    assert first["y"][4:] == pytest.approx([0.01 * (i - 2) for i in range(4, 100)])
+    assert figure(20, 5)["views"] == ["all models"]
+
+
+def test_labels_are_the_same_by_their_expression_or_their_values() -> None:
+    """Spaces do not matter; the number of days does, also if the values are equal; other values under another name are another
+    label. Unknown rows are taken to be the same if the expressions are."""
+
+    def given(name: str, text: str, h: int = 1, *, down: bool = False) -> Compared:
+        truth = labels(4, down=down)
+        return compared(ReportInputs(name, [], scores(1.0, 0.5, 0.5, -1.0), truth, label_text=text, label_days=h), name)
+
+    first = given("first", "a + b")
+    cases = {
+        "spaces": (given("spaces", "a +b", down=True), True),
+        "words": (given("words", "gain"), True),
+        "days": (given("days", "a + b", 2), False),
+        "other": (given("other", "gain", down=True), False),
+        "weeks": (replace(given("weeks", "a + b"), per_year=52.0), False),
+        "unknown rows": (replace(given("unknown rows", "a+b", down=True), scores=None), True),
+        "unknown rows, other": (replace(given("unknown rows, other", "gain"), scores=None), False),
+    }
+    for name, (other, alike) in cases.items():
+        found = compare([first, other])
+        assert (found.difference(name) is not None) == alike, name
+        assert ("cannot be compared" in "".join(found.notes)) != alike, name
+    apart = compare([first, cases["spaces"][0]])
+    assert apart.difference("spaces") == (4, 0.0, 0.0, 0.0, pytest.approx(np.nan, nan_ok=True))
+    assert "8 of the 12 labels of spaces differ" in apart.notes[0]

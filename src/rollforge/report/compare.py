@@ -173,7 +173,8 @@ def _without_ic(results: Sequence[Compared]) -> list[str]:
         return []
     has = "has" if len(names) == 1 else "have"
     return [
-        f"{first_few(names, 5)} {has} no IC: on each day there are no scores and labels of several instruments, or all are equal."
+        f"{first_few(names, 5)} {has} no IC: on each {results[0].period} there are no scores and labels of several "
+        "instruments, or all are equal."
     ]
 
 
@@ -216,12 +217,12 @@ def _differences(
             yearly = right.per_year / days
             found["Return"] = paired_difference(left.long_short, right.long_short, days, scale=yearly)
         if not found["IC"].days:
-            notes.append(f"{one.name} and {reference.name} have no common days with an IC.")
+            notes.append(f"{one.name} and {reference.name} have no common {one.period}s with an IC.")
     if one.net is not None and reference.net is not None:
         yearly = backtest_periods(one.per_year)
         found["Net return"] = paired_difference(one.net, reference.net, 1, scale=yearly)
         if not found["Net return"].days:
-            notes.append(f"The backtests of {one.name} and {reference.name} have no common days.")
+            notes.append(f"The backtests of {one.name} and {reference.name} have no common {one.period}s.")
     return {figure: difference for figure, difference in found.items() if difference.days}, notes
 
 
@@ -245,7 +246,7 @@ def _alike(
     if rows is None or rows.all_the_same:
         return (left, right), []
     if rows.left and rows.right and not len(rows.both):
-        return None, [f"{one.name} and {reference.name} have no instruments in common on their common days."]
+        return None, [f"{one.name} and {reference.name} have no instruments in common on their common {one.period}s."]
     said = []
     if rows.changed:
         said.append(

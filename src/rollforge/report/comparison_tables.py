@@ -67,7 +67,7 @@ def results_table(comparison: Comparison) -> Markup:
         label = NOTHING
         if one.quality is not None:
             label = label_description(mask_secrets(one.quality.label_text), one.quality.label_days, one.period)
-        cells = [tag("td", f"{one.done} of {one.windows} done")]
+        cells = [tag("td", f"{one.done} of {one.windows} done" if one.windows else NOTHING)]
         cells += [number_cell(float(row[column]), form) for column, _, form in shown]
         cells += [tag("td", text, class_="text") for text in (label, days)]
         rows.append(tag("tr", tag("th", name, scope="row", class_="text"), *cells))

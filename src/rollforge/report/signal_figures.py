@@ -391,8 +391,8 @@ _MODEL_COLOURS = ("@blue", "@orange", "@green", "@q1", "@q4", "@soft")
 def window_ic(tasks: Sequence[TaskRow]) -> Figure | None:
     """Return the mean IC of each window with its 95 % interval, at the first day of its test segment.
 
-    Several models stand side by side. If their intervals would overlap, there is a view of the rolling means of all models,
-    and one of the windows of each.
+    A few models stand side by side. If their intervals would overlap, or there are more models than colours, there is a view of
+    all models without intervals, with rolling means of many windows, and one of the windows of each model.
 
     Parameters
     ----------
@@ -427,10 +427,10 @@ def window_ic(tasks: Sequence[TaskRow]) -> Figure | None:
         _window_points(own, colours[model]) | {"name": names[model] or "IC", "meta": plain_name(model) or "IC"}
         for model, own in shown.items()
     ]
-    if len(shown) == 1 or number <= _MAX_BARS:
+    if len(shown) == 1 or (coloured and number <= _MAX_BARS):
         return {"data": points, "layout": layout}
-    rolling = max(2, round(max(map(len, shown.values())) / 20))
-    every = f"means of {rolling} windows"
+    rolling = max(1, round(max(map(len, shown.values())) / 20))
+    every = f"means of {rolling} windows" if rolling > 1 else "all models"
     data = [
         _window_means(own, names[model], colours[model], rolling) | {"view": every, "meta": plain_name(model)}
         for model, own in shown.items()
@@ -463,8 +463,9 @@ def _window_means(own: Sequence[TaskRow], name: str, colour: str, rolling: int) 
     """Return the rolling mean of the IC of the windows, each with the same weight."""
     ordered = sorted(own, key=_first_test_day)
     means = pd.Series([t.metrics["IC"] for t in ordered]).rolling(rolling).mean()
+    mode = "lines" if len(ordered) > _MAX_BARS else "lines+markers"
     hover = f"{name} %{{y:.4f}}<extra></extra>"
-    return line([_first_test_day(t) for t in ordered], means, name, colour, hovertemplate=hover)
+    return line([_first_test_day(t) for t in ordered], means, name, colour, hovertemplate=hover, mode=mode)
 
 
 def _first_test_day(task: TaskRow) -> str:
