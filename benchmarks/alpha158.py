@@ -60,7 +60,8 @@ def main() -> None:
         provider = setting.market(options, folder)
         cache = folder / "cache"
         where = {"provider": str(provider), "cache": str(cache)}
-        first = setting.in_child(MODULE, where)["seconds"]
+        first_ever = setting.in_child(MODULE, where)
+        first = first_ever["seconds"]
         empty(cache)
         fresh = setting.in_child(MODULE, where)
         panel = build(provider, cache)  # loads the compiled code into this process
@@ -70,6 +71,7 @@ def main() -> None:
             "panel_mb": panel / 2**20,
             "peak_mb": fresh["peak_mb"],
             "peak_over_panel": fresh["peak_mb"] * 2**20 / panel,
+            "first_ever_peak_over_panel": first_ever["peak_mb"] * 2**20 / panel,
         }
         ratios = {}
         if setting.has_pyqlib(options):

@@ -46,13 +46,14 @@ def test_every_value_is_written_to_its_row(
         mock.patch.object(row_writer, "_PIECE", piece),
     ):
         files = [RowFile(Path(folder) / f"{at}.npy", len(places), width) for at, width in enumerate(widths)]
-        writer = RowWriter(exists, offsets, files, by_instrument=by_instrument)
-        size = writer.instruments(memory)
+        writer = RowWriter(exists, offsets, files, by_instrument=by_instrument, memory=memory)
+        size = writer.instruments()
         for at in range(0, instruments, size):
             chunk = slice(at, min(at + size, instruments))
             columns = writer.columns(chunk.stop - at)
             columns[:, :, :days] = values[chunk]
             writer.write(chunk, columns, _in_turn)
+        writer.finish()
         written = [np.array(np.load(file.file)) for file in files if file.close() is None]
     np.testing.assert_array_equal(np.hstack(written), expected)
 
@@ -62,11 +63,14 @@ def test_few_columns_of_many_instruments_are_written_together() -> None:
     exists = np.ones((1000, 100), bool)
     offsets = np.arange(101) * 1000
 
-    def together(columns: int, memory: int = 2**30) -> int:
-        out = np.empty((100_000, columns), np.float32)
-        return RowWriter(exists, offsets, [out], by_instrument=False).instruments(memory)
+    def together(columns: int, memory: int = 2**26) -> int:
+        with TemporaryDirectory() as folder:
+            file = RowFile(Path(folder) / "rows.npy", 100_000, columns)
+            file.close()
+            return RowWriter(exists, offsets, [file], by_instrument=False, memory=memory).instruments()
 
     assert together(2) == 1000
+    assert together(2, 2**19) == 500
     assert 100 <= together(158) < 110
     assert together(158, 2**20) == 14
     assert together(158, 1) == 1

@@ -222,10 +222,10 @@ class FeaturePlan:
         memory : int
             Approximate limit in bytes, not counting arrays in `outs`; each thread computes at least one instrument.
         """
-        writer = RowWriter(self._exists, self.offsets, outs, by_instrument=self.by_instrument)
+        writer = RowWriter(self._exists, self.offsets, outs, by_instrument=self.by_instrument, memory=memory // 4)
         if sum(o.shape[1] for o in outs) != len(self.trees) or any(o.shape[0] != len(self) for o in outs):
             raise ValueError(f"outs must have {len(self)} rows and {len(self.trees)} columns in total.")
-        size = writer.instruments(memory // 4)
+        size = writer.instruments()
         group = self._group(size, threads, memory)
         first = self._compiled(writer, group)
         began = time.perf_counter()
@@ -235,6 +235,7 @@ class FeaturePlan:
                 self._fill(writer, slice(start, min(start + size, len(self.codes))), group, run)
                 if time.perf_counter() - began > _LONG:
                     log.info("computed %d of %d instruments", min(start + size, len(self.codes)), len(self.codes))
+        writer.finish()
 
     def _group(self, size: int, threads: int, memory: int) -> int:
         """Return how many instruments to compute together: their series fit the CPU cache and the memory limit.

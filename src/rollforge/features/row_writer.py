@@ -40,6 +40,8 @@ class RowWriter:
         Destinations. Together they have all columns, in order.
     by_instrument : bool
         True if the rows are sorted by (instrument, day), False if by (day, instrument).
+    memory : int
+        Approximate limit in bytes of what is collected before it is written.
     """
 
     def __init__(
@@ -49,9 +51,11 @@ class RowWriter:
         outs: Sequence[NDArray[np.float32] | RowSink],
         *,
         by_instrument: bool,
+        memory: int,
     ) -> None:
-        self._exists, self._by_instrument = exists, by_instrument
-        self._outs = [_Memory(out) if isinstance(out, np.ndarray) else out for out in outs]
+        self._exists, self._by_instrument, self._memory = exists, by_instrument, memory
+        self._whole: list[tuple[RowSink, NDArray[np.float32]]] = []
+        self._outs = [_Memory(out) if isinstance(out, np.ndarray) else self._destination(out) for out in outs]
         self._next = offsets[:-1].copy()
         self._columns: int = sum(out.shape[1] for out in self._outs)
         # The distance between columns is an odd number of cache lines, so that the values of one day do not compete for the
@@ -59,12 +63,23 @@ class RowWriter:
         self._distance: int = (-(-exists.shape[1] // _LINE) | 1) * _LINE
         self._shared, self._own = threading.local(), threading.local()
 
-    def instruments(self, memory: int) -> int:
-        """Return how many instruments to write together if their columns may take `memory` bytes; at least one."""
+    def _destination(self, out: RowSink) -> RowSink:
+        """Return where rows are written as they are computed: for short rows, such as a label's, memory, if there is enough.
+
+        Written in pieces, they would cost as much as many features.
+        """
+        if out.shape[1] > _LINE or 4 * math.prod(out.shape) > self._memory // 2:
+            return out
+        values = np.empty(out.shape, np.float32)
+        self._whole.append((out, values))
+        return _Memory(values)
+
+    def instruments(self) -> int:
+        """Return how many instruments are written together; at least one."""
         count: int = len(self._exists)
-        fit = max(1, memory // (4 * self._columns * self._distance))
-        row = 4 * max(1, *(out.shape[1] for out in self._outs))
-        enough = count if self._by_instrument else math.ceil(_PIECE / row)
+        fit = max(1, self._memory // (4 * self._columns * self._distance))
+        widths = [out.shape[1] for out in self._outs if not isinstance(out, _Memory)]
+        enough = math.ceil(_PIECE / (4 * max(1, *widths))) if widths and not self._by_instrument else count
         parts = -(-count // min(fit, enough))
         return -(-count // parts)
 
@@ -105,6 +120,12 @@ class RowWriter:
         run(put, tiles)
         if not self._by_instrument:
             self._next = self._next + counts
+
+    def finish(self) -> None:
+        """Write what has been kept in memory; called after the last chunk."""
+        for out, values in self._whole:
+            if len(values):
+                out.put(0, values)
 
     def _put(
         self,
