@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import hypothesis.strategies as st
@@ -233,7 +234,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @invariant()
     def they_agree(self) -> None:
-        """Compare all visible fields of each task, the order of tasks, and the counts."""
+        """Compare all visible fields of each task, its ended attempts, the order of tasks, and the counts."""
         if not hasattr(self, "store"):
             return
         ours, theirs = list(self.model.query(POOL)), list(self.store.query(POOL))
@@ -243,6 +244,8 @@ class StoreMachine(RuleBasedStateMachine):
                 if name == "error" and our.cause is their.cause is Cause.DEPENDENCY:
                     continue  # if two failed at the same time, either may be named
                 assert getattr(our, name) == getattr(their, name), (our.definition, name)
+            ended = [[replace(one, token=0) for one in task.ended_attempts] for task in (our, their)]
+            assert ended[0] == ended[1], our.definition
         since = self.clock.now - 5.0
         assert self.model.workers(POOL, since) == self.store.workers(POOL, since)
         for batch in ("", "first", "second"):
