@@ -27,7 +27,7 @@ from pymongo import MongoClient
 
 from rollforge.errors import ConfigError, StoreUnavailable, UntrustedPickle
 from rollforge.store import mongo, postgres_database, sql
-from rollforge.store.base import SUBMISSION_SECONDS, Clock, TaskStore, open_store
+from rollforge.store.base import SUBMISSION_SECONDS, Clock, SupportsRenewals, TaskStore, open_store
 from rollforge.store.memory import MemoryStore
 from rollforge.store.mongo import MongoStore
 from rollforge.store.mongo_documents import FRESH
@@ -69,6 +69,23 @@ class TestSQLiteStore(TaskStoreSuite):
         assert raw.execute("PRAGMA journal_mode").fetchone() == ("wal",)
         assert raw.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         raw.close()
+
+    def test_many_leases_are_renewed_at_once(self, store: TaskStore, clock: ManualClock) -> None:
+        """A task whose claim has ended is returned, and stays as it is; the leases of the others are extended."""
+        assert isinstance(store, SupportsRenewals)
+        store.create(POOL, [{"x": i} for i in range(3)])
+        tasks = store.claim(POOL, worker="w", lease=10, limit=3)
+        clock.now += 8
+        store.give_back(tasks[1])
+        renewals = [(tasks[0], "so far"), (tasks[1], "late"), (tasks[2], None)]
+        assert [task.id for task in store.renew_all(renewals, 10)] == [tasks[1].id]
+        assert store.renew_all([], 10) == []
+        clock.now += 8
+        (free,) = store.claim(POOL, worker="other", lease=10, limit=3)
+        assert free.id == tasks[1].id
+        assert [store.get(POOL, task.id).log for task in tasks] == ["so far", "", ""]
+        store.commit(tasks[0], 1)
+        store.commit(tasks[2], 1)
 
     def test_a_hostile_result_fails_only_its_own_task(self, store: TaskStore, tmp_path: Path) -> None:
         """A pickle that would run a command is not loaded; its task fails, and the others continue."""

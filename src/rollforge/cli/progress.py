@@ -23,6 +23,13 @@ from rollforge.run.progress import clock
 __all__ = ["RunProgress"]
 
 
+_LEAST_SHOWN = 4
+"""Running tasks that are shown on a terminal of any height; on most, they take half of its lines."""
+_PRINT_SECONDS = 0.25
+"""Seconds between two updates. Each draws all running tasks again; with hundreds of processes, the one that hands out their tasks
+would be busy with nothing else."""
+
+
 class RunProgress:
     """Shows the progress of an executor.
 
@@ -56,9 +63,11 @@ class RunProgress:
         self.log_file = log_file
         self.finished = 0
         self.failed = 0
-        self.seconds: list[float] = []
+        self.seconds = 0.0
         self.running: dict[str, float] = {}
         self.began = time.monotonic()
+        self._unprinted: list[str] = []
+        self._printed = 0.0
         self._bar = Progress(
             TextColumn("[bold]training"),
             BarColumn(bar_width=None),
@@ -83,6 +92,7 @@ class RunProgress:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._print()
         if self.console.is_terminal:
             self._live.stop()
         elapsed = clock(time.monotonic() - self.began)
@@ -99,7 +109,7 @@ class RunProgress:
         self.running.pop(event.task_id, None)
         if event.kind == "done":
             self.finished += 1
-            self.seconds.append(event.seconds)
+            self.seconds += event.seconds
             self._line(f"done     {label} in {event.seconds:.1f} s{self._remaining(', about ', ' left')}")
         elif event.kind == "failed":
             self.failed += 1
@@ -118,24 +128,38 @@ class RunProgress:
 
     def _remaining(self, before: str, after: str) -> str:
         left = self.total - self.done_before - self.finished - self.failed
-        if not self.seconds or left <= 0:
+        if not self.finished or left <= 0:
             return ""
-        mean = sum(self.seconds) / len(self.seconds)
+        mean = self.seconds / self.finished
         return f"{before}{clock(mean * left / min(self.jobs or self._most, left))}{after}"
 
     def _render(self) -> Group:
         table = Table.grid(padding=(0, 2))
         now = time.monotonic()
-        for task_id, began in list(self.running.items()):
+        running = list(self.running.items())  # the longest first
+        shown = running[: max(_LEAST_SHOWN, self.console.height // 2)]
+        for task_id, began in shown:
             label = Text(one_line(self.labels.get(task_id, task_id)))  # brackets in a name are not markup
             table.add_row(Text("  running", style="dim"), label, clock(now - began))
-        if not self.running:
+        if len(running) > len(shown):
+            table.add_row(Text(f"  and {len(running) - len(shown)} more", style="dim"), "", "")
+        if not running:
             waiting = "waiting for the cluster" if self.cluster else "preparing the data"
             table.add_row(Text(f"  {waiting}", style="dim"), "", clock(now - self.began))
-        return Group(self._bar, table)
+        return Group(*map(Text, list(self._unprinted)), self._bar, table)
 
     def _line(self, text: str, *, show: bool = True) -> None:
         with self.log_file.open("a", encoding="utf-8") as handle:
             handle.write(f"{dt.datetime.now().isoformat(timespec='seconds')} {printable(text)}\n")
-        if show:
-            self.console.print(Text(one_line(text)), soft_wrap=True)
+        if not show:
+            return
+        self._unprinted.append(one_line(text))  # shown above the bar until it is printed
+        if not self.console.is_terminal or time.monotonic() - self._printed >= _PRINT_SECONDS:
+            self._print()
+
+    def _print(self) -> None:
+        """Print the lines of the tasks that have ended."""
+        lines, self._unprinted = self._unprinted, []
+        if lines:
+            self.console.print(Text("\n".join(lines)), soft_wrap=True)
+        self._printed = time.monotonic()

@@ -29,7 +29,7 @@ from rollforge.run.requirements import Admission
 from rollforge.run.task_resources import Shapes, TaskResources
 from rollforge.run.worker_health import Retries, WorkerHealth
 from rollforge.session import Session
-from rollforge.store.base import PauseNotice, Query, TaskStore
+from rollforge.store.base import PauseNotice, Query, SupportsRenewals, TaskStore
 from rollforge.store.memory import MemoryStore
 from rollforge.store.renewal import Renewal
 from rollforge.task import Cause, Status, TaskRecord
@@ -128,19 +128,27 @@ class Leases:
 
     def _renew(self) -> None:
         held = self.held()
-        self._known_logs = {t.id: self._known_logs.get(t.id, "") for t in held}
-        for task in held:
-            text = self._log_of(task)
-            new_log = text if text and text != self._known_logs[task.id] else None
+        known, self._known_logs = self._known_logs, {}
+        logs = {task.id: self._log_of(task) for task in held}
+        stale = self._renewed([(task, _new(logs[task.id], known.get(task.id, ""))) for task in held])
+        for task in stale:
+            why = self._why_lost(task)
+            with self._lock:
+                if task.id in self._held:
+                    self._lost[task.id] = why
+        self._known_logs = logs
+
+    def _renewed(self, renewals: Sequence[tuple[TaskRecord, str | None]]) -> list[TaskRecord]:
+        """Renew the leases of tasks, and return those whose claim has ended."""
+        if isinstance(self.store, SupportsRenewals):
+            return self.store.renew_all(renewals, self._lease)
+        stale = []
+        for task, new_log in renewals:
             try:
                 self.store.renew(task, self._lease, new_log)
             except LeaseLost:
-                why = self._why_lost(task)
-                with self._lock:
-                    if task.id in self._held:
-                        self._lost[task.id] = why
-            else:
-                self._known_logs[task.id] = text
+                stale.append(task)
+        return stale
 
     def held(self) -> list[TaskRecord]:
         """Return the tasks that are claimed."""
@@ -514,6 +522,11 @@ class Leases:
             return False
         # All of them depend on tasks outside this job: keep waiting while another worker runs those, or can.
         return store.has_free(pool, Status.RUNNING) or store.has_free(pool, Status.WAITING)
+
+
+def _new(text: str, known: str) -> str | None:
+    """Return what a task has logged; None if the store has it already."""
+    return text if text and text != known else None
 
 
 def _all_of(parts: Sequence[Query]) -> Query:

@@ -24,6 +24,7 @@ __all__ = [
     "CreatedTask",
     "PauseNotice",
     "SupportsPastAttempts",
+    "SupportsRenewals",
     "SupportsStates",
     "TaskState",
     "TaskStore",
@@ -113,6 +114,23 @@ class SupportsPastAttempts(Protocol):
         """Return the latest attempts in the histories of the tasks of a pool, with the ids of the tasks.
 
         The latest comes first. Their errors are not read.
+        """
+
+
+@runtime_checkable
+class SupportsRenewals(Protocol):
+    """A store that renews many leases in one transaction, and so waits for the disk once.
+
+    A worker pool with hundreds of processes renews as many leases every few seconds.
+    """
+
+    def renew_all(self, renewals: Sequence[tuple[TaskRecord, str | None]], lease: float) -> list[TaskRecord]:
+        """Renew the leases of tasks as :meth:`TaskStore.renew` does, each with what it has logged so far.
+
+        Returns
+        -------
+        list of TaskRecord
+            The tasks whose claim has ended; the others are renewed.
         """
 
 

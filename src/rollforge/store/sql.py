@@ -484,10 +484,14 @@ class SQLStore(SQLAttempts):
         return read_status(found[0][0])
 
     def renew(self, task: TaskRecord, lease: float, log: str | None = None) -> None:
-        change = "lease_until = :now + :lease, log = COALESCE(:log, log)"
-        kept = None if log is None else trim_log(log)
-        if not self._write(lambda tx: self._end(tx, task, change, lease=lease, log=kept), ""):
+        if not self._write(lambda tx: self._renew(tx, task, lease, log), ""):
             raise LeaseLost(stale_message(task))
+
+    def _renew(self, tx: Transaction, task: TaskRecord, lease: float, log: str | None) -> bool:
+        """Renew a lease if the claim holds it, and return whether it does."""
+        kept = None if log is None else trim_log(log)
+        change = "lease_until = :now + :lease, log = COALESCE(:log, log)"
+        return bool(self._end(tx, task, change, lease=lease, log=kept))
 
     def commit(self, task: TaskRecord, result: object, status: Status = Status.DONE, log: str = "") -> None:
         if not self._commit(task, encode_result(result), status, trim_log(log)):

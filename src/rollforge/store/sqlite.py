@@ -17,6 +17,7 @@ from rollforge.store.sql import SQLStore
 from rollforge.store.sql_statements import COMPARISONS, NUMBERS, Condition, Transaction, Values
 from rollforge.store.sqlite_database import LEDGER_TABLES, Connected, SQLiteDatabase
 from rollforge.store.sqlite_schema import MIGRATIONS, SCHEMA_VERSION
+from rollforge.task import TaskRecord
 
 __all__ = ["SQLiteStore"]
 
@@ -234,6 +235,12 @@ class SQLiteStore(SQLiteDatabase, SQLStore):
         if new:
             self._keep_terms_of(cast(Connected, tx), new, first=first)
         return made
+
+    def renew_all(self, renewals: Sequence[tuple[TaskRecord, str | None]], lease: float) -> list[TaskRecord]:
+        def work(tx: Transaction) -> list[TaskRecord]:
+            return [task for task, log in renewals if not self._renew(tx, task, lease, log)]
+
+        return self._write(work, "") if renewals else []
 
     def wait_for_change(self, pool: str, timeout: float) -> None:
         # data_version changes with every commit of another connection; reading it takes microseconds.
