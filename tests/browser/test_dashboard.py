@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 import pytest
@@ -115,6 +116,29 @@ def test_a_change_arrives_without_reloading(page: Page, served: Served, stores: 
     assert "gpu2" in page.text("#workers")
     assert page.run("window.same && document.querySelector('#failures details').open")
     assert page.problems == []
+
+
+def test_windows_of_a_result_are_drawn_one_after_the_other(page: Page, served: Served) -> None:
+    """Each test segment begins on the time axis where the one of the window before ends."""
+    page.open(served.address + "/result?experiment=trees")
+    boxes = page.run(
+        "[...document.querySelectorAll('.timeline .row .box.test')].map(one => one.getBoundingClientRect())"
+        ".map(one => [one.left, one.right])"
+    )
+    assert len(boxes) == 4
+    for (_, right), (left, _) in itertools.pairwise(boxes):
+        assert right <= left + 1
+        assert left - right < 10  # pixels, for a weekend
+
+
+def test_metrics_that_are_read_later_can_be_chosen(page: Page, stores: tuple[str, str]) -> None:
+    """A tracking store takes time to open: the page then offers its metrics, and keeps the one in its address."""
+    with serving(*stores) as fresh:
+        page.open(fresh.address + "/experiment?name=trees&metric=IC")
+        page.wait("document.querySelectorAll('.grid-table .cell:is(.v1, .v2, .v3, .v-1, .v-2, .v-3)').length > 2")
+        page.wait("[...document.querySelectorAll('select[name=metric] option')].some(one => one.value === 'Rank IC')")
+        assert page.run("document.querySelector('select[name=metric]').value") == "IC"
+    page.problems.clear()  # the connection to the dashboard has ended
 
 
 def test_filters_and_the_keyboard(page: Page, served: Served) -> None:

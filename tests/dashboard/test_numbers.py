@@ -161,6 +161,11 @@ def test_lanes_of_a_worker() -> None:
     assert (found.start, found.end) == (0, 100.0)
     assert [[bar.tasks[0].id for bar in lane.bars] for lane in found.lanes] == [["a", "c"], ["b"]]
     assert [(lane.busy, lane.idle_since) for lane in found.lanes] == [(1.0, None), (pytest.approx(50 / 90), 60)]
+    # A worker has claimed two short tasks at once, and ran one after the other.
+    together = (task("x", Status.DONE, start=0, end=1), task("y", Status.DONE, start=0, end=1.5), *tasks[2:])
+    short = timeline(Snapshot(100.0, together))
+    assert short is not None
+    assert [lane.idle_since for lane in short.lanes] == [None, None]
     finished = timeline(Snapshot(100.0, tasks[:2]))
     assert finished is not None
     assert (finished.end, [lane.idle_since for lane in finished.lanes]) == (60, [None, None])

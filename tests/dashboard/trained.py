@@ -10,7 +10,7 @@ from ..documents.growing import DAYS, Market, prices, template
 
 
 def trained(folder: Path) -> tuple[str, str]:
-    """Train the experiments ``ridge`` and ``trees`` of three windows each; return the store and the tracking store."""
+    """Train the experiments ``ridge`` and ``trees`` of four windows each; return the store and the tracking store."""
     market = Market(folder / "data", prices())
     market.show(DAYS[-1])
     store, tracking = f"sqlite:///{folder}/tasks.db", f"folder:{folder}/runs"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +14,7 @@ from rollforge.errors import ConfigError
 from rollforge.generate.timeline import SegmentSpan, Window
 from rollforge.record.persistence import bootstrap_interval
 from rollforge.report.compare import Compared, compare, compared, definition_differences, paired_difference
+from rollforge.report.comparison_tables import results_table
 from rollforge.report.figures import figures
 from rollforge.report.html import render, render_comparison
 from rollforge.report.inputs import ModelInputs, ReportInputs, TaskRow
@@ -324,3 +326,30 @@ def test_labels_are_the_same_by_their_expression_or_their_values() -> None:
     apart = compare([first, cases["spaces"][0]])
     assert apart.difference("spaces") == (4, 0.0, 0.0, 0.0, pytest.approx(np.nan, nan_ok=True))
     assert "8 of the 12 labels of spaces differ" in apart.notes[0]
+
+
+def test_what_all_results_have_in_common_is_below_their_table() -> None:
+    """The same label and days are said once; those that differ are columns."""
+
+    def result(name: str, text: str, number: int) -> Compared:
+        ics = [1.0, 0.5] * number
+        return compared(ReportInputs(name, [], scores(*ics), labels(len(ics)), label_text=text, label_days=1))
+
+    def shown(*results: Compared) -> tuple[list[str], str]:
+        page = str(results_table(compare(results)))
+        heads = re.findall(r">([^<>]+)</(?:button|th)>", page.partition("</thead>")[0])
+        return heads, " ".join(re.sub("<[^>]+>", " ", page).split())
+
+    heads, text = shown(result("a", "gain", 1), result("b", "gain", 1))
+    assert heads[-1] == "Sharpe"
+    common = (
+        "All results have the label gain, over 1 trading day and are evaluated on 2 days, 2024-01-01 to 2024-01-02."
+    )
+    assert text.endswith(common)
+    heads, text = shown(result("a", "gain", 1), result("b", "gain", 2))
+    assert heads[-1] == "evaluated on"
+    assert "All results have the label gain, over 1 trading day." in text
+    assert "4 days, 2024-01-01 to 2024-01-04" in text
+    heads, text = shown(result("a", "gain", 1), result("b", "loss", 2))
+    assert heads[-2:] == ["label", "evaluated on"]
+    assert "All results" not in text

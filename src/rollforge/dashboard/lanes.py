@@ -18,7 +18,8 @@ MAX_LANES = 64
 _RESOLUTION = 1500
 """Number of parts of the whole time. Tasks of one lane that are shorter, and follow each other, are drawn as one bar."""
 _IDLE = 0.02
-"""Share of the whole time from which on a lane without a task counts as idle."""
+"""Share of the whole time from which on a lane without a task counts as idle, if it has worked for as long. A worker claims
+several short tasks at once, which look as if they had run at the same time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +144,7 @@ def _lane(worker: str, number: int, attempts: Sequence[_Attempt], span: tuple[fl
     ran = sum(one[1] - one[0] for one in attempts)
     last_end = attempts[-1][1]
     runs = attempts[-1][4] == Status.RUNNING.value
-    is_idle = idle and not runs and high - last_end >= _IDLE * (high - low)
+    is_idle = idle and not runs and min(ran, high - last_end) >= _IDLE * (high - low)
     return Lane(
         worker,
         number,

@@ -40,7 +40,17 @@ from rollforge.dashboard.task_page import (
     importances,
     is_last_error,
 )
-from rollforge.dashboard.texts import clock, duration, iso, masked, masked_lines, shown_name, when, worker_text
+from rollforge.dashboard.texts import (
+    clock,
+    duration,
+    iso,
+    last_line,
+    masked,
+    masked_lines,
+    shown_name,
+    when,
+    worker_text,
+)
 from rollforge.errors import (
     ArtifactNotFound,
     MissingDependency,
@@ -228,7 +238,9 @@ class Pages:
             shown_info.append(("priority", str(task.priority)))
         for name, ids in (("depends on", task.depends_on), ("failed on", task.failed_by)):
             if ids:
-                shown_info.append((name, first_few([worker_text(i) if name == "failed on" else i[:8] for i in ids], 3)))
+                shown_info.append(
+                    (name, first_few([worker_text(i) if name == "failed on" else i[:8] for i in ids], 3, "; "))
+                )
         results = self._task_results(pool, task)
         error = task.error or str(task.extra.get("unreadable", ""))
         attempts = attempt_rows(task, results.pop("runs"))
@@ -380,7 +392,7 @@ class Pages:
                 "since": one.task.state.started_at or 0.0,
                 "worker": worker_text(one.task.state.worker or ""), "seconds": one.seconds, "lost": one.task.is_lost,
                 "share": None if one.share is None else round(100 * one.share), "expected": one.expected_seconds,
-                "line": excerpt(masked(next(iter(logs.get(one.task.id, "").splitlines()[-1:]), "")), 160),
+                "line": excerpt(masked(last_line(logs.get(one.task.id, ""))), 160),
             }
             for one in found[:_RUNNING]
         ]  # fmt: skip
@@ -491,6 +503,8 @@ def _grid_values(pool: str, snapshot: Snapshot, runs: PoolRuns, given: Mapping[s
         **{name: masked(name) for name in runs.names if not name.endswith("_seconds")},
     }
     chosen["by"] = chosen["by"] if chosen["by"] in dimensions else "model"
+    if not runs.known and chosen["metric"]:  # its name is kept until the metrics have been read
+        metrics.setdefault(chosen["metric"], masked(chosen["metric"]))
     chosen["metric"] = chosen["metric"] if chosen["metric"] in metrics else ""
     tasks = matching(
         snapshot.tasks, status=chosen["status"], part=chosen["q"], window=chosen["window"],

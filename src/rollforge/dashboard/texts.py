@@ -3,18 +3,35 @@
 from __future__ import annotations
 
 import datetime as dt
+import re
 import time
 
 from rollforge.confidential import mask_secrets
 from rollforge.errors import printable
 from rollforge.machine import machine_of
 
-__all__ = ["clock", "duration", "iso", "masked", "masked_lines", "shown_name", "when", "worker_text"]
+__all__ = ["clock", "duration", "iso", "last_line", "masked", "masked_lines", "shown_name", "when", "worker_text"]
+
+
+_LOG_HEAD = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d+ (?:\d+ )?[A-Z]+ [\w.]+: ")
+"""What a worker process puts before a message in its log."""
 
 
 def masked(text: str) -> str:
     """Return one line of printable text, without secrets."""
     return mask_secrets(printable(text))
+
+
+def last_line(log: str) -> str:
+    """Return the last line of a log, without the time, the process, the level and the name of the logger.
+
+    Examples
+    --------
+    >>> last_line("epoch 1\\n2024-01-02 10:00:00,123 17 INFO rollforge.models.lightgbm: [20]  valid's l2: 0.98")
+    "[20]  valid's l2: 0.98"
+    """
+    lines = log.splitlines()
+    return _LOG_HEAD.sub("", lines[-1]) if lines else ""
 
 
 def masked_lines(text: str) -> str:

@@ -47,31 +47,39 @@ def differences_table(comparison: Comparison, period: str = "day", kind: str = "
 
 
 def results_table(comparison: Comparison) -> Markup:
-    """Return one row per result with its figures; those of a backtest only if there is one."""
+    """Return one row per result with its figures; those of a backtest only if there is one.
+
+    A label and days that all results have in common are below the table instead of in every row.
+    """
     table, period = comparison.figures, comparison.results[0].period
     shown = [("IC", "IC", ".4f"), ("t", "IC t-stat", ".2f"), ("Rank IC", "Rank IC", ".4f")]
     shown += [("Return", "annual long-short", ".1%"), ("Sharpe", "Sharpe", ".2f")]
     if table["Net return"].notna().any():
         shown += [("Net return", "annual return after costs", ".1%"), ("Net IR", "its information ratio", ".2f")]
         shown += [("Drawdown", "drawdown", ".1%")]
-    heads = [
-        ("result", ""),
-        ("windows", ""),
-        *((name, "n") for _, name, _ in shown),
-        ("label", ""),
-        ("evaluated on", ""),
-    ]
-    rows = []
-    for (name, row), one in zip(table.iterrows(), comparison.results, strict=True):
-        days = evaluated_days_text(int(row["days"]), str(row["first"]), str(row["last"]), period)
+    about: dict[str, list[str]] = {"label": [], "evaluated on": []}
+    for (_, row), one in zip(table.iterrows(), comparison.results, strict=True):
         label = NOTHING
         if one.quality is not None:
             label = label_description(mask_secrets(one.quality.label_text), one.quality.label_days, one.period)
+        about["label"].append(label)
+        days = evaluated_days_text(int(row["days"]), str(row["first"]), str(row["last"]), period)
+        about["evaluated on"].append(days)
+    common = {name: texts[0] for name, texts in about.items() if len(set(texts)) == 1 and texts[0] != NOTHING}
+    own = {name: texts for name, texts in about.items() if name not in common}
+    heads = [("result", ""), ("windows", ""), *((name, "n") for _, name, _ in shown), *((name, "") for name in own)]
+    rows = []
+    for i, ((name, row), one) in enumerate(zip(table.iterrows(), comparison.results, strict=True)):
         cells = [tag("td", f"{one.done} of {one.windows} done" if one.windows else NOTHING)]
         cells += [number_cell(float(row[column]), form) for column, _, form in shown]
-        cells += [tag("td", text, class_="text") for text in (label, days)]
+        cells += [tag("td", texts[i], class_="text") for texts in own.values()]
         rows.append(tag("tr", tag("th", name, scope="row", class_="text"), *cells))
-    return table_of(heads, rows, sortable=True)
+    made = table_of(heads, rows, sortable=True)
+    if not common:
+        return made
+    said = {"label": "have the label", "evaluated on": "are evaluated on"}
+    sentence = " and ".join(f"{said[name]} {text}" for name, text in common.items())
+    return join(made, tag("p", f"All results {sentence}.", class_="lead"))
 
 
 def definitions_table(differences: pd.DataFrame) -> Markup:

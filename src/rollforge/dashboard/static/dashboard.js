@@ -6,6 +6,8 @@ const PAUSE = 1000;  // milliseconds between two updates
 let timer = 0;
 let asked = 0;
 
+document.querySelectorAll("[data-live]").forEach(part => { part.dataset.was = part.innerHTML; });
+
 // A log shows its end, unless the reader has scrolled up.
 let atEnd = true;
 function follow(log) {
@@ -22,7 +24,7 @@ function replacePart(part, fresh) {
   const open = openDetails(part);
   const checked = new Set([...part.querySelectorAll("input:checked")].map(one => one.value));
   const focus = part.contains(document.activeElement) ? document.activeElement : null;
-  const address = focus && (focus.getAttribute("href") || focus.id);
+  const address = focus && (focus.getAttribute("href") || focus.id || focus.getAttribute("name"));
   const scrolls = [...part.querySelectorAll(".scroll, pre:not([data-follow])")].map(one => [one.scrollLeft, one.scrollTop]);
   part.replaceChildren(...fresh.childNodes);
   part.querySelectorAll("details[id]").forEach(one => { one.open = open.has(one.id) || one.open; });
@@ -30,7 +32,8 @@ function replacePart(part, fresh) {
   part.querySelectorAll("[data-follow]").forEach(follow);
   part.querySelectorAll(".scroll, pre:not([data-follow])").forEach((one, i) => { if (scrolls[i]) [one.scrollLeft, one.scrollTop] = scrolls[i]; });
   if (address) {
-    [...part.querySelectorAll("a, summary, input, pre")].find(one => one.getAttribute("href") === address || one.id === address)?.focus({ preventScroll: true });
+    const same = one => [one.getAttribute("href"), one.id, one.getAttribute("name")].includes(address);
+    [...part.querySelectorAll("a, summary, input, select, pre")].find(same)?.focus({ preventScroll: true });
   }
 }
 
