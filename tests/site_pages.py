@@ -201,7 +201,7 @@ def stage(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     for pattern in PAGES:
         for file in sorted(ROOT.glob(pattern)):
-            if file.is_file() and "__pycache__" not in file.parts:
+            if file.is_file() and not {"__pycache__", "theme"} & set(file.parts):
                 target = folder / file.relative_to(ROOT)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 if file.suffix == ".md":

@@ -74,6 +74,23 @@ def test_every_page_is_in_the_navigation(pages: Path) -> None:
     assert {name for name in existing - set(files) if not re.match(r"docs/decisions/\d", name)} == set()
 
 
+def _titles(navigation: Any) -> list[str]:
+    if isinstance(navigation, str):
+        return []
+    if isinstance(navigation, list):
+        return [title for one in navigation for title in _titles(one)]
+    return [title for name, value in navigation.items() for title in (name, *_titles(value))]
+
+
+def test_every_title_of_the_menu_has_a_chinese_one() -> None:
+    """Chinese pages show it, except for names of packages."""
+    template = (ROOT / "docs" / "theme" / "partials" / "chinese.html").read_text(encoding="utf-8")
+    chinese = dict(re.findall(r'^  "(.+?)": "(.+?)",?$', template, re.MULTILINE))
+    titles = {title for title in _titles(SITE["nav"]) if title.isascii() and not title.lower().startswith("rollforge")}
+    assert titles - {"Python"} == set(chinese)
+    assert not any(title.isascii() for title in chinese.values())
+
+
 def test_the_page_of_decisions_lists_them_all() -> None:
     """With number, file and title, in order."""
     folder = ROOT / "docs" / "decisions"
