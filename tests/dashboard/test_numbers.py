@@ -171,6 +171,22 @@ def test_lanes_of_a_worker() -> None:
     assert (finished.end, [lane.idle_since for lane in finished.lanes]) == (60, [None, None])
 
 
+def test_short_tasks_that_were_claimed_at_once_are_in_one_lane() -> None:
+    """A task ran for as long as its run says, and not since it was claimed; a run cannot have begun before that."""
+    tasks = tuple(task(name, Status.DONE, start=0, end=end) for name, end in (("a", 10), ("b", 20), ("c", 30)))
+    found = timeline(Snapshot(100.0, tasks), {"a": 11.0, "b": 9.5, "c": 9.5})
+    assert found is not None
+    (lane,) = found.lanes
+    assert [(bar.tasks[0].id, bar.start, bar.end) for bar in lane.bars] == [
+        ("a", 0, 10),
+        ("b", 10.5, 20),
+        ("c", 20.5, 30),
+    ]
+    side_by_side = timeline(Snapshot(100.0, tasks), {"a": 10.0, "b": 20.0})
+    assert side_by_side is not None
+    assert len(side_by_side.lanes) == 3
+
+
 def test_lanes_have_the_earlier_attempts_at_a_task() -> None:
     """A task that failed on one worker and succeeded on another is in both lanes. A task that waits after an attempt, or was
     cancelled later, is only where it ran, and until that attempt ended."""

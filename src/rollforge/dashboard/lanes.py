@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rollforge.dashboard.pools import PoolTask, Snapshot
@@ -62,14 +62,27 @@ class Timeline:
     """Number of lanes that are not shown."""
 
 
-def timeline(snapshot: Snapshot) -> Timeline | None:
+def timeline(snapshot: Snapshot, seconds: Mapping[str, float] | None = None) -> Timeline | None:
     """Return the lanes of a pool; None if no task was started.
 
     The time ends now if a task runs, and else with the last task.
+
+    Parameters
+    ----------
+    snapshot : Snapshot
+        The tasks.
+    seconds : mapping of str to float, optional
+        Task id -> how long it ran, of tasks that are done. A worker claims several short tasks at once, and runs one after the
+        other; without this, they look as if they had run at the same time.
     """
+    seconds = {} if seconds is None else seconds
     past = [_past(task, attempt) for task, attempt in snapshot.past]
     known = {task.id for task, _ in snapshot.past}
-    last = (_last(task, snapshot.now) for task in snapshot.tasks if task.status in _ITS_OWN or task.id not in known)
+    last = (
+        _last(task, snapshot.now, seconds.get(task.id))
+        for task in snapshot.tasks
+        if task.status in _ITS_OWN or task.id not in known
+    )
     attempts = sorted(filter(None, (*past, *last)), key=lambda one: one[:2])
     if not attempts:
         return None
@@ -118,7 +131,7 @@ def _past(task: PoolTask, attempt: Attempt) -> _Attempt | None:
     return attempt.started_at, max(attempt.started_at, attempt.ended_at), task, attempt.worker, status
 
 
-def _last(task: PoolTask, now: float) -> _Attempt | None:
+def _last(task: PoolTask, now: float, seconds: float | None) -> _Attempt | None:
     start, end = task.state.started_at, task.state.finished_at
     if start is None or task.state.worker is None:
         return None
@@ -126,6 +139,8 @@ def _last(task: PoolTask, now: float) -> _Attempt | None:
         end = min(now, task.state.lease_until or now) if task.is_lost else now
     elif end is None or end < start:
         return None
+    elif task.status is Status.DONE and seconds is not None:
+        start = max(start, end - seconds)
     status = "lost" if task.is_lost else task.status.value
     return start, max(start, end), task, task.state.worker, status
 

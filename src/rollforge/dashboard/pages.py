@@ -207,7 +207,7 @@ class Pages:
             models=len({task.model for task in snapshot.tasks}),
             problem=runs.problem if any(t.status is Status.DONE for t in snapshot.tasks) else "",
             **_grid_values(pool, snapshot, runs, given),
-            **self._running_values(pool, snapshot), **self._failure_values(pool, snapshot), **_lane_values(pool, snapshot),
+            **self._running_values(pool, snapshot), **self._failure_values(pool, snapshot), **_lane_values(pool, snapshot, runs),
         )  # fmt: skip
 
     # -- a task --------------------------------------------------------------------------------------------------------
@@ -611,8 +611,8 @@ def _labels(windows: Sequence[str]) -> list[dict[str, str]]:
 # -- lanes -------------------------------------------------------------------------------------------------------------
 
 
-def _lane_values(pool: str, snapshot: Snapshot) -> dict[str, Any]:
-    found = timeline(snapshot)
+def _lane_values(pool: str, snapshot: Snapshot, runs: PoolRuns) -> dict[str, Any]:
+    found = timeline(snapshot, runs.of("task_seconds"))
     if found is None:
         return {"lanes": None, "lane_keys": []}
     scale = WIDTH / (found.end - found.start)
