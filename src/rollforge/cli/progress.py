@@ -16,7 +16,7 @@ from rich.text import Text
 
 from rollforge.cli.terminal import one_line
 from rollforge.confidential import private_file
-from rollforge.errors import printable
+from rollforge.errors import counted, printable
 from rollforge.run.job import Event
 from rollforge.run.progress import clock
 
@@ -84,7 +84,7 @@ class RunProgress:
         self.log_file.parent.mkdir(parents=True, exist_ok=True)
         private_file(self.log_file)  # tasks may print anything
         workers = "" if self.jobs is None else f", {self.jobs} workers"
-        self._line(f"{self.total} tasks, {self.done_before} of them already done{workers}", show=False)
+        self._line(f"{counted(self.total, 'task')}, {self.done_before} of them already done{workers}", show=False)
         if self.console.is_terminal:
             self._live.start()
         return self
@@ -96,7 +96,7 @@ class RunProgress:
         if self.console.is_terminal:
             self._live.stop()
         elapsed = clock(time.monotonic() - self.began)
-        self._line(f"trained {self.finished} tasks in {elapsed}, {self.failed} failed", show=False)
+        self._line(f"trained {counted(self.finished, 'task')} in {elapsed}, {self.failed} failed", show=False)
 
     def __call__(self, event: Event) -> None:
         """Process one event."""

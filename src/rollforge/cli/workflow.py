@@ -148,7 +148,7 @@ def _show_plan(plan: Plan, console: Console) -> None:
 
     workflow = plan.workflow
     head = Text(one_line(workflow.experiment_name), "bold").append(
-        f"  {len(plan.tasks)} tasks  data {workflow.session.folder()}", "not bold"
+        f"  {counted(len(plan.tasks), 'task')}  data {workflow.session.folder()}", "not bold"
     )
     console.print(head, soft_wrap=True)
     models = len(set(plan.model_names))
