@@ -203,7 +203,8 @@ def test_the_code_of_a_page_runs(page: Path, blocks: list[str], small_market: Pa
     """All blocks run in order as one script, with the example workflow for a small market."""
     code = SETTING.get(page.name, "") + "\n".join(blocks)
     file = example(tmp_path, small_market)
-    code = code.replace("examples/rolling_lightgbm.yaml", str(file)).replace("workflow.yaml", str(file))
+    for name in ("examples/rolling_lightgbm.yaml", "workflow.yaml", "qlib.yaml"):
+        code = code.replace(f'"{name}"', f'"{file}"')
     script = tmp_path / "script.py"
     body = "".join(f"    {line}" for line in code.splitlines(keepends=True))
     script.write_text(f'if __name__ == "__main__":\n{body}\n', encoding="utf-8")
