@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import pickle
@@ -16,11 +17,12 @@ import pandas as pd
 import pytest
 
 from rollforge.errors import ConfigError, DataError, SegmentError
+from rollforge.features import panel_cache
 from rollforge.features.alpha import Alpha158
 from rollforge.features.dataset import DatasetH
 from rollforge.features.handler import DataHandlerLP
 from rollforge.features.loader import QlibDataLoader
-from rollforge.features.panel import META, Panel
+from rollforge.features.panel import META, Panel, write_meta
 from rollforge.features.panel_cache import PanelCache, clear_panels, list_panels
 from rollforge.features.processor import Processor, ZScoreNorm
 from rollforge.features.row_file import RowFile
@@ -198,6 +200,52 @@ def test_a_process_opens_a_panel_once(session: Session, monkeypatch: pytest.Monk
         file.unlink()
     assert len(handler().panel("raw")) == len(second)
     assert len(list_panels(session.cache)) == 1
+
+
+def test_a_panel_that_changes_while_it_is_opened_is_opened_again(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process may commit other rows of a panel after this one has read the description of the earlier ones."""
+    made = handler().panel("raw")
+    cache, key = PanelCache(session.cache, session.cache_limit), values_file(session).parent.name
+    assert made.stored is not None
+    before, meta = made.stored.state, made.stored.meta
+    load = Panel.load
+
+    def changed_meanwhile(folder: Path, **kwargs: bool) -> Panel | None:
+        panel = load(folder, **kwargs)
+        write_meta(folder, {**meta, "state": "later"})
+        return panel
+
+    def never_built(folder: Path) -> Panel:
+        raise AssertionError("the panel of the later state is there")
+
+    monkeypatch.setattr(Panel, "load", changed_meanwhile)
+    monkeypatch.setattr(panel_cache, "_opened", {})  # as in a process that has just started
+    assert cache.get(key, never_built, before).stored.state == before  # type: ignore[union-attr]
+    monkeypatch.setattr(Panel, "load", load)
+    assert cache.get(key, never_built, "later").stored.state == "later"  # type: ignore[union-attr]
+
+
+def test_the_content_of_a_description_tells_whether_a_panel_is_open(session: Session) -> None:
+    """That of a later version may have the size and, as file systems use inodes again, the inode of an earlier one."""
+    made = handler().panel("raw")
+    cache, key = PanelCache(session.cache, session.cache_limit), values_file(session).parent.name
+    assert made.stored is not None
+    assert handler().panel("raw") is cache.get(key, lambda _: made)
+    file, later = made.stored.folder / META, made.stored.state[::-1]
+    file.write_text(file.read_text(encoding="utf-8").replace(made.stored.state, later), encoding="utf-8")
+    assert cache.get(key, lambda _: made).stored.state == later  # type: ignore[union-attr]
+
+
+def test_clearing_the_cache_frees_its_space(session: Session) -> None:
+    """The process that has deleted a panel, such as a notebook, does not keep it open."""
+    handler().setup_data()
+    handler().setup_data()
+    assert str(values_file(session)) in Path("/proc/self/maps").read_text(encoding="utf-8")
+    clear_panels(session.cache)
+    gc.collect()
+    assert session.cache not in Path("/proc/self/maps").read_text(encoding="utf-8")
 
 
 def test_panels_are_verified_once_after_each_boot(session: Session) -> None:

@@ -180,6 +180,7 @@ class PanelCache:
         """Delete all panels and return the number of bytes freed."""
         freed = sum(p.bytes for p in self.list())
         shutil.rmtree(self.root, ignore_errors=True)
+        _opened.clear()  # the space of a deleted file is free when no process has it open
         return freed
 
 
@@ -192,8 +193,19 @@ def _version(place: Path) -> tuple[int, int] | None:
     return about.st_ino, about.st_mtime_ns
 
 
-_opened: dict[Path, tuple[list[tuple[int, int, int]], Panel]] = {}
-"""The panels that this process has opened last, with the inode, size and time of each of their files."""
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """A panel that this process has opened."""
+
+    meta: bytes
+    """The description that it was opened with. Its file's time is that of its last use."""
+    files: list[tuple[int, int, int]]
+    """Inode, size and time of each of its other files."""
+    panel: Panel
+
+
+_opened: dict[Path, _Opened] = {}
+"""The panels that this process has opened last."""
 _OPENED = 2
 
 
@@ -202,27 +214,35 @@ def _load(place: Path) -> Panel | None:
 
     Its pages are then mapped already, and its files, which were checked, need not be checked again.
     """
-    files, panel = _opened.pop(place, ([], None))
-    if panel is None or files != _files(place, panel):
+    meta, opened = _description(place), _opened.pop(place, None)
+    if opened is None or opened.meta != meta or opened.files != _files(place, opened.panel):
         panel = Panel.load(place)
-        files = [] if panel is None else _files(place, panel)
-    if panel is not None and files:
-        _opened[place] = files, panel
-        for earlier in list(_opened)[:-_OPENED]:
-            _opened.pop(earlier, None)
-    return panel
+        # If it has grown meanwhile, the files may be those of the next version.
+        if meta is None or panel is None or panel.stored is None or _description(place) != meta:
+            return panel
+        opened = _Opened(meta, _files(place, panel), panel)
+    _opened[place] = opened
+    for earlier in list(_opened)[:-_OPENED]:
+        _opened.pop(earlier, None)
+    return opened.panel
+
+
+def _description(place: Path) -> bytes | None:
+    """Return the content of the file that describes a panel; None if there is none."""
+    try:
+        return (place / META).read_bytes()
+    except OSError:
+        return None
 
 
 def _files(place: Path, panel: Panel) -> list[tuple[int, int, int]]:
-    """Return what shows that a file of a panel has changed or is another one; empty if that cannot be told."""
-    if panel.stored is None:
-        return []
+    """Return what shows that a file of a panel has changed or is another one; empty if one is missing."""
+    assert panel.stored is not None
     try:
-        meta, *others = [(place / name).stat() for name in (META, *panel.stored.meta["files"])]
+        found = [(place / name).stat() for name in panel.stored.meta["files"]]
     except OSError:
         return []
-    # The time of the description is that of its last use.
-    return [(meta.st_ino, meta.st_size, 0), *((one.st_ino, one.st_size, one.st_mtime_ns) for one in others)]
+    return [(one.st_ino, one.st_size, one.st_mtime_ns) for one in found]
 
 
 def _of_state(panel: Panel | None, state: str) -> Panel | None:
