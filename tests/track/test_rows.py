@@ -17,8 +17,8 @@ from hypothesis import given, settings, strategies as st
 
 from rollforge.errors import RecorderNotFound, TrackingError, TrackingUnavailable
 from rollforge.track.base import get_experiment
-from rollforge.track.mlflow import MLflowTracker
-from rollforge.track.mlflow.rows import SWITCH
+from rollforge.track.mlflow import MLflowTracker, connection, database
+from rollforge.track.mlflow.rows import SWITCH, rows_of
 from rollforge.track.tracker import Metric, RunData
 
 TABLES = ("runs", "tags", "params", "metrics", "latest_metrics")
@@ -73,6 +73,7 @@ STEPS = st.one_of(
     ),
     st.tuples(st.just("update_run"), st.sampled_from(["FINISHED", "FAILED", "RUNNING"]), st.sampled_from([None, 7.25])),
     st.just(("write", {}, [], {"a": "1", "mlflow.runName": "from its tag"}, [])),
+    st.just(("write", {}, [], {"a": "2", "mlflow.runName": ""}, [])),
     st.tuples(st.just("rename_run"), st.sampled_from(["new", "newer"])),
 )  # fmt: skip
 
@@ -114,6 +115,63 @@ def test_refused_params_leave_nothing_of_their_batch(trackers: list[MLflowTracke
         tracker.write(run.id, {"new": "1", "lr": "0.2"}, [Metric("ic", 0.5, 0, 1.0)], {"desk": "equities"})
     data = tracker.read(run.id)
     assert (data.params, data.metrics, data.tags.get("desk")) == ({"lr": "0.1"}, {}, None)
+
+
+@pytest.mark.parametrize("of", [0, 1], ids=["rows", "mlflow"])
+def test_a_run_has_a_name(trackers: list[MLflowTracker], of: int) -> None:
+    """Without a name, a run has that of its tag or else a random one; two different names are refused."""
+    tracker = trackers[of]
+    experiment_id = tracker.create_experiment("e")
+    named = {"mlflow.runName": "from its tag"}
+    for name, tags, expected in (("", named, "from its tag"), ("from its tag", named, "from its tag"), ("", {}, "")):
+        data = tracker.read(tracker.create_run(experiment_id, name, tags).id)
+        assert data.info.name == (expected or data.info.name) != ""
+        assert data.tags["mlflow.runName"] == data.info.name
+    with pytest.raises(TrackingError, match="'other'.*'from its tag'"):
+        tracker.create_run(experiment_id, "other", named)
+
+
+@pytest.mark.parametrize("of", [0, 1], ids=["rows", "mlflow"])
+@pytest.mark.parametrize(
+    ("metrics", "tags", "words"),
+    [
+        ([], {"path": "caf\udce9"}, "surrogates not allowed"),
+        ([Metric("ic", 0.5, 2**63, 1.0)], {}, "too large"),
+        ([Metric("ic", 0.5, 0, -1.0)], {}, "negative"),
+    ],
+)
+def test_values_that_cannot_be_stored_are_refused_with_their_batch(
+    trackers: list[MLflowTracker], of: int, metrics: list[Metric], tags: dict[str, str], words: str
+) -> None:
+    """The message is about the value, and does not say that the database is damaged."""
+    tracker = trackers[of]
+    run = tracker.create_run(tracker.create_experiment("e"), "first", {})
+    with pytest.raises(TrackingError, match=f"MLflow: .*{words}"):
+        tracker.write(run.id, {}, [Metric("rank_ic", 0.25, 0, 1.0), *metrics], {"desk": "equities", **tags})
+    if of == 0:
+        assert tracker.read(run.id).metrics == {}
+    assert "desk" not in tracker.read(run.id).tags
+
+
+def test_a_database_that_stays_locked_while_it_is_opened_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A database without a write-ahead log, such as MLflow's own, cannot be read while another program writes."""
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    first = MLflowTracker(uri)
+    first.prepare()
+    first._connection._opened.engine.dispose()
+    monkeypatch.setattr(database, "_BUSY_MS", 100)
+    with closing(sqlite3.connect(tmp_path / "mlflow.db", isolation_level=None)) as other:
+        other.execute("PRAGMA journal_mode = DELETE")
+
+        def locked(store: Any) -> Any:
+            other.execute("BEGIN EXCLUSIVE")
+            return rows_of(store)
+
+        monkeypatch.setattr(connection, "rows_of", locked)
+        with pytest.raises(TrackingUnavailable, match=r"cannot be opened: .*database is locked"):
+            MLflowTracker(uri).prepare()
 
 
 def test_missing_and_deleted_runs_are_not_found(trackers: list[MLflowTracker]) -> None:

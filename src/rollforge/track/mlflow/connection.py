@@ -83,7 +83,7 @@ class Connection:
         with self._opening:  # another thread must not use a store that is only partly set up
             if self._opened is None or self._process != os.getpid():
                 self._opened = self._open_again()
-                self._rows = None if self.database is None else rows_of(self._opened)
+                self._rows = self._rows_of(self._opened)
                 self._process = os.getpid()
 
     def _open_again(self) -> Any:
@@ -108,6 +108,14 @@ class Connection:
             raise self.unavailable(str(exc)) from exc
         tune(opened.engine)
         return opened
+
+    def _rows_of(self, store: Any) -> Rows | None:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return None if self.database is None else rows_of(store)
+        except MlflowException as exc:
+            raise self.unavailable(first_line(exc)) from exc
 
     def import_library(self) -> Any:
         """Import what opening the store needs, and return the module of MLflow that opens stores."""

@@ -86,6 +86,7 @@ class Rows:
         """
         from mlflow.exceptions import MlflowException
         from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
+        from sqlalchemy.exc import SQLAlchemyError
 
         try:
             with contextlib.closing(
@@ -95,15 +96,25 @@ class Rows:
                 database.execute("BEGIN IMMEDIATE" if writing else "BEGIN")
                 yield database
                 database.commit()
-        except sqlite3.Error as exc:
+        except (sqlite3.Error, SQLAlchemyError) as exc:  # the latter if all connections are in use
             raise MlflowException(f"({type(exc).__name__}) {exc}", TEMPORARILY_UNAVAILABLE) from exc
+        except (OverflowError, TypeError, ValueError) as exc:
+            if not writing:
+                raise
+            raise _invalid(f"A value cannot be stored: {exc}") from exc  # such as text that is not Unicode
 
     # -- MLflow's methods ----------------------------------------------------------------------------------------------
 
     def create_run(self, experiment_id: str, user_id: str, start_time: int, tags: Sequence[Any], run_name: str) -> Any:
         """Create a running run, and return it."""
+        from mlflow.utils.name_utils import _generate_random_name
         from mlflow.utils.uri import append_to_uri_path
 
+        values = {tag.key: tag.value for tag in tags}
+        named = values.get(_NAME)
+        if run_name and named and run_name != named:
+            raise _invalid(f"The run has two names, {run_name!r} and, in the tag {_NAME!r}, {named!r}.")
+        run_name = run_name or named or _generate_random_name()  # type: ignore[no-untyped-call]
         run_id = uuid.uuid4().hex
         with self._transaction() as database:
             query = "SELECT artifact_location, lifecycle_stage FROM experiments WHERE experiment_id = ?"
@@ -121,7 +132,7 @@ class Rows:
                 "VALUES (?, ?, 'UNKNOWN', '', '', ?, 'RUNNING', ?, '', 'active', ?, ?)",
                 (run_id, run_name, user_id, start_time, location, int(experiment_id)),
             )
-            _set_tags(database, run_id, {**{tag.key: tag.value for tag in tags}, _NAME: run_name})
+            _set_tags(database, run_id, {**values, _NAME: run_name})
         return _run(run_id, run_name, int(experiment_id), "RUNNING", start_time, None, "active", location)
 
     def update_run_info(self, run_id: str, run_status: int, end_time: int | None, run_name: str | None) -> None:
@@ -207,6 +218,8 @@ def _check_active(database: sqlite3.Connection, run_id: str) -> None:
 
 
 def _set_tags(database: sqlite3.Connection, run_id: str, tags: dict[str, str]) -> None:
+    if not tags.get(_NAME, _NAME):  # a run keeps its name
+        tags = {key: value for key, value in tags.items() if key != _NAME}
     database.executemany(
         "INSERT INTO tags (key, value, run_uuid) VALUES (?, ?, ?) "
         "ON CONFLICT (key, run_uuid) DO UPDATE SET value = excluded.value",
@@ -237,6 +250,10 @@ def _add_metrics(database: sqlite3.Connection, run_id: str, metrics: Sequence[An
     """Add values of metrics, and update the latest value of each: that of the highest step, and of the last time in it."""
     rows = []
     for metric in metrics:
+        if metric.timestamp < 0:
+            raise _invalid(
+                f"The metric {metric.key!r} has the time {metric.timestamp}, but times must not be negative."
+            )
         # The column accepts neither NaN nor infinity.
         largest = math.copysign(sys.float_info.max, metric.value)
         value = 0.0 if math.isnan(metric.value) else largest if math.isinf(metric.value) else metric.value
