@@ -227,6 +227,17 @@ def test_a_panel_that_changes_while_it_is_opened_is_opened_again(
     assert cache.get(key, never_built, "later").stored.state == "later"  # type: ignore[union-attr]
 
 
+def test_changing_a_frame_changes_no_later_one(session: Session) -> None:
+    """A user's processor may name the columns of the frame that it is called with."""
+    panel = handler().panel("raw")
+    assert isinstance(panel, Panel)
+    for groups in (None, ["label"], "feature"):
+        first, expected = panel.frame(groups), panel.frame(groups).copy()
+        first.columns.names = [f"level {place}" for place in range(first.columns.nlevels)]
+        first.index.names = ["day", "code"]
+        pd.testing.assert_frame_equal(panel.frame(groups), expected, check_names=True)
+
+
 def test_the_content_of_a_description_tells_whether_a_panel_is_open(session: Session) -> None:
     """That of a later version may have the size and, as file systems use inodes again, the inode of an earlier one."""
     made = handler().panel("raw")

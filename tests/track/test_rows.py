@@ -127,7 +127,7 @@ def test_a_run_has_a_name(trackers: list[MLflowTracker], of: int) -> None:
         data = tracker.read(tracker.create_run(experiment_id, name, tags).id)
         assert data.info.name == (expected or data.info.name) != ""
         assert data.tags["mlflow.runName"] == data.info.name
-    with pytest.raises(TrackingError, match="'other'.*'from its tag'"):
+    with pytest.raises(TrackingError, match=r"'other'.*'from its tag'"):
         tracker.create_run(experiment_id, "other", named)
 
 

@@ -70,3 +70,12 @@ def test_nothing_is_kept_of_a_run_that_has_ended(
     pd.testing.assert_frame_equal(recorder.load_object("pred.pkl"), prediction)
     pd.testing.assert_frame_equal(recorder.load_object("later.pkl"), prediction)
     assert files_read == ["pred.pkl.frame.parquet", "later.pkl.frame.parquet"]
+
+
+def test_a_large_frame_is_not_kept_in_memory(recorder: Recorder, files_read: list[str]) -> None:
+    """The number of its values counts: a record may save the features, whose rows are as many as those of a prediction."""
+    features = pd.DataFrame(0.0, index=range(5_001), columns=[f"f{i}" for i in range(100)])
+    recorder.save_objects(**{"features.pkl": features, "most.pkl": features.iloc[:5_000]})
+    pd.testing.assert_frame_equal(recorder.load_object("features.pkl"), features)
+    pd.testing.assert_frame_equal(recorder.load_object("most.pkl"), features.iloc[:5_000])
+    assert files_read == ["features.pkl.frame.parquet"]

@@ -144,7 +144,7 @@ class Panel:
         chosen = tuple((name, self.groups[name].names) for name in (self.groups if groups is None else groups))
         parts = [pd.DataFrame(self.groups[name].values[rows], index=index, copy=False) for name, _ in chosen]
         frame = parts[0] if len(parts) == 1 else pd.concat(parts, axis=1)
-        frame.columns = _grouped_labels(chosen)
+        frame.columns = _grouped_labels(chosen).copy()  # whose names may be changed
         return frame
 
     @classmethod

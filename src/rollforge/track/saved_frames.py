@@ -12,7 +12,8 @@ from rollforge.track.artifact_files import Files
 __all__ = ["SavedFrames"]
 
 _MOST = 4
-_MAX_ROWS = 500_000
+_MAX_VALUES = 500_000
+"""A larger frame, such as one of features, would need much memory and is rarely read again."""
 
 
 class SavedFrames:
@@ -45,7 +46,7 @@ class SavedFrames:
         if pandas is None or files.folder is None or not isinstance(value, (pandas.DataFrame, pandas.Series)):
             return
         file = files.get(artifact.frame_name(name))
-        if file is None or len(value) > _MAX_ROWS:
+        if file is None or value.size > _MAX_VALUES:
             return
         self._kept.pop(file, None)
         self._kept[file] = _state(file), value.copy()
