@@ -239,7 +239,7 @@ def test_changing_a_frame_changes_no_later_one(session: Session) -> None:
 
 
 def test_the_content_of_a_description_tells_whether_a_panel_is_open(session: Session) -> None:
-    """That of a later version may have the size and, as file systems use inodes again, the inode of an earlier one."""
+    """A later version may have the size of an earlier one and, as file systems use inodes again, its inode."""
     made = handler().panel("raw")
     cache, key = PanelCache(session.cache, session.cache_limit), values_file(session).parent.name
     assert made.stored is not None

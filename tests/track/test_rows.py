@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import assume, given, settings, strategies as st
+from mlflow.version import VERSION
 
 from rollforge.errors import RecorderNotFound, TrackingError, TrackingUnavailable
 from rollforge.track.base import get_experiment
@@ -83,6 +84,11 @@ STEPS = st.one_of(
 def test_the_same_calls_leave_the_same_rows(
     trackers: list[MLflowTracker], tags: dict[str, str], steps: list[tuple[Any, ...]]
 ) -> None:
+    written = [metric for name, *arguments in steps if name == "write" for metric in arguments[1]]
+    missing = [(metric.name, metric.step, metric.time) for metric in written if math.isnan(metric.value)]
+    assume(
+        not VERSION.startswith("2.") or len(missing) == len(set(missing))
+    )  # MLflow 2 fails if it gets the same NaN twice
     outcomes: list[list[object]] = []
     for tracker in trackers:
         experiment_id = tracker.create_experiment("e")
