@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 from hypothesis import assume, given, settings, strategies as st
-from mlflow.version import VERSION
 
 from rollforge.errors import RecorderNotFound, TrackingError, TrackingUnavailable
 from rollforge.track.base import get_experiment
@@ -84,6 +83,8 @@ STEPS = st.one_of(
 def test_the_same_calls_leave_the_same_rows(
     trackers: list[MLflowTracker], tags: dict[str, str], steps: list[tuple[Any, ...]]
 ) -> None:
+    from mlflow.version import VERSION
+
     written = [metric for name, *arguments in steps if name == "write" for metric in arguments[1]]
     missing = [(metric.name, metric.step, metric.time) for metric in written if math.isnan(metric.value)]
     assume(
