@@ -64,7 +64,7 @@ def test_every_task_has_one_result_after_a_storm(store: str, tasks: int) -> None
         "--workers",
         "4",
         "--work",
-        "0.02",
+        "0.06",
         "--limit",
         "540",  # ten seconds on a quiet machine
         "--kill-every",
