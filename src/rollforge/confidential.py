@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import re
@@ -22,6 +23,8 @@ __all__ = [
 
 _MASK = "***"
 _MAX_PASSWORD = 300
+_SHORT = 200
+"""Number of characters up to which masked text is kept."""
 _SECRET_WORDS = (
     r"password|passwd|passphrase|(?<![A-Za-z])pass(?![A-Za-z])|pwd|secret|token(?!s|iz)|credentials?|"
     r"shared[-_]?access[-_]?signature|(?:api|access|private|account|shared|subscription|storage|auth|master|encryption|consumer)[-_]?key"
@@ -107,8 +110,14 @@ def mask_secrets(text: str) -> str:
     """
     for secret in sorted(_known, key=len, reverse=True):
         text = text.replace(secret, _MASK)
-    text = _mask_plain(text)
+    text = _mask_short(text) if len(text) <= _SHORT else _mask_plain(text)
     return _WORD.sub(_mask_coded, text) if "%" in text else text
+
+
+@functools.lru_cache(maxsize=4096)
+def _mask_short(text: str) -> str:
+    # A page repeats the names of models and workers thousands of times.
+    return _mask_plain(text)
 
 
 def _mask_plain(text: str) -> str:

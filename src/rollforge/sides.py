@@ -12,10 +12,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from rollforge import pipeline
 from rollforge.confidential import mask_secrets
 from rollforge.errors import ConfigError, first_few, nearest, printable, shown
-from rollforge.session import Session
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,6 +21,7 @@ if TYPE_CHECKING:
     from rollforge.collect.combine import Ensembles
     from rollforge.collect.result import Collected
     from rollforge.report.compare import Compared, Comparison
+    from rollforge.session import Session
     from rollforge.store.base import TaskStore
     from rollforge.workflow import Template
 
@@ -174,6 +173,8 @@ class Source:
         CoverageError, RecorderUnreachable, BuildError, CodeNotAllowed
             As :func:`~rollforge.pipeline.collect`.
         """
+        from rollforge import pipeline  # a page that only names a side need not import what trains models
+
         pipeline.require_pool(session, name)
         session = pipeline.with_training_data(session, name)
         collected = pipeline.collect(session, name, allow_gaps=allow_gaps, label_days=label_days, ensembles=ensembles)
@@ -181,11 +182,15 @@ class Source:
 
     def backtested(self, collected: Collected) -> Collected:
         """Return a result of this experiment with its backtest, if its tasks have one."""
+        from rollforge import pipeline
+
         own = pipeline.backtest_is_own(collected, self.templates)
         return pipeline.with_backtest(collected, self.session, own_code=own)
 
     def parts(self, collected: Collected) -> dict[str, Collected]:
         """Return the results of the models of each label, see :func:`~rollforge.pipeline.by_label`."""
+        from rollforge import pipeline
+
         return pipeline.by_label(
             collected, self.session, self.name, label_days=self.label_days, ensembles=self.ensembles
         )
@@ -273,6 +278,8 @@ class _Part:
 
 
 def _parts(side: Side, source: Source) -> list[_Part]:
+    from rollforge import pipeline
+
     name, collected = side.experiment_name, source.collected
     if side.model is not None:
         return [_model_part(source, side.model)]

@@ -6,6 +6,7 @@ import heapq
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from rollforge.dashboard.drawing import WIDTH
 from rollforge.dashboard.pools import PoolTask, Snapshot
 from rollforge.task import Attempt, Ending, Status
 
@@ -15,8 +16,9 @@ _Attempt = tuple[float, float, PoolTask, str, str]
 """Its start, its end, its task, its worker and its status."""
 _STATUSES = {Ending.RETURNED: "returned", Ending.RESET: "returned"}
 MAX_LANES = 64
-_RESOLUTION = 1500
-"""Number of parts of the whole time. Tasks of one lane that are shorter, and follow each other, are drawn as one bar."""
+_RESOLUTION = WIDTH
+"""Number of parts of the whole time: no bar is drawn narrower than one. Tasks of one lane that are shorter, and follow each other
+within one, are drawn as one bar."""
 _IDLE = 0.02
 """Share of the whole time from which on a lane without a task counts as idle, if it has worked for as long. A worker claims
 several short tasks at once, which look as if they had run at the same time."""

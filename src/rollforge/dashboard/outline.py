@@ -5,6 +5,7 @@ A pool can have ten thousand tasks, so their definitions are read once each, wit
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Mapping
@@ -99,7 +100,17 @@ def _mapping(node: object) -> Mapping[str, Any]:
 
 
 def _shown(value: object) -> str:
-    return excerpt(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False), _LENGTH)
+    return _shown_scalar(value) if isinstance(value, (str, int, float)) else excerpt(_json(value), _LENGTH)
+
+
+@functools.lru_cache(maxsize=10_000, typed=True)
+def _shown_scalar(value: str | float) -> str:
+    # The definitions of a pool contain few different values.
+    return excerpt(value if isinstance(value, str) else _json(value), _LENGTH)
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _first(arguments: Mapping[str, Any], names: tuple[str, ...]) -> str:

@@ -388,7 +388,7 @@ class Pages:
         logs = {task.id: task.log for task in self.pools.running(pool, _RUNNING)} if found else {}
         rows = [
             {
-                "title": masked(one.task.title), "href": address_of_task(pool, one.task.id),
+                "title": one.task.title, "href": address_of_task(pool, one.task.id),
                 "since": one.task.state.started_at or 0.0,
                 "worker": worker_text(one.task.state.worker or ""), "seconds": one.seconds, "lost": one.task.is_lost,
                 "share": None if one.share is None else round(100 * one.share), "expected": one.expected_seconds,
@@ -411,7 +411,7 @@ class Pages:
                 "count_text": counted(len(group.tasks), "task") + ":", "more": max(0, len(group.tasks) - _GROUP_TASKS),
                 "error": masked_lines(group.error[-_MAX_ERROR:]),
                 "tasks": [
-                    {"title": masked(titles.get(task_id, task_id[:8])), "href": address_of_task(pool, task_id)}
+                    {"title": titles.get(task_id) or masked(task_id[:8]), "href": address_of_task(pool, task_id)}
                     for task_id in group.tasks[:_GROUP_TASKS]
                 ],
             }
@@ -629,7 +629,7 @@ def _lane_values(pool: str, snapshot: Snapshot, runs: PoolRuns) -> dict[str, Any
                 "href": address_of_task(pool, bar.tasks[0].id), "status": bar.status,
                 "x": round((bar.start - found.start) * scale, 1),
                 "width": round(max(1.0, (bar.end - bar.start) * scale), 1),
-                "title": f"{masked(bar.title)}: {WORDS[bar.status]}, {duration(bar.end - bar.start)}",
+                "title": f"{bar.title}: {WORDS[bar.status]}, {duration(bar.end - bar.start)}",
             }
             for bar in lane.bars
         ]  # fmt: skip

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from rollforge.dashboard.outline import NO_OUTLINE, Outline, horizon_text, outline
+from rollforge.dashboard.texts import masked
 from rollforge.errors import ArtifactUnreadable, RollforgeError, TaskNotFound, UntrustedPickle
 from rollforge.generate.naming import differing_parts
 from rollforge.run.failures import FailureGroup, group_failures
@@ -61,8 +62,8 @@ class PoolTask:
 
     @property
     def title(self) -> str:
-        """The model and the test segment."""
-        return ", ".join(part for part in (self.model, self.outline.window) if part) or self.id[:8]
+        """The model and the test segment, without secrets."""
+        return ", ".join(masked(part) for part in (self.model, self.outline.window) if part) or masked(self.id[:8])
 
 
 @dataclass(frozen=True, slots=True)
