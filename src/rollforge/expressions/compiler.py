@@ -1,13 +1,16 @@
 """Compiling kernels with numba to machine code that runs without it.
 
 numba compiles the function that its own code would call, without the wrappers for Python and C. Of its result only the
-optimized code for LLVM is used. It takes arrays as numba passes them, see :mod:`~.machine_code`.
+optimized code for LLVM is used, so numba makes no machine code of it. It takes arrays as numba passes them, see
+:mod:`~.machine_code`. Kernels are loops over numbers, and need only some of numba's passes: the others look for
+closures, context managers, calls to inline and array expressions.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 from collections.abc import Iterator
 from types import FunctionType
 from typing import Any
@@ -15,6 +18,10 @@ from typing import Any
 import llvmlite.binding as llvm
 import numba
 import numba.types
+from numba.core import typed_passes, untyped_passes
+from numba.core.codegen import JITCodeLibrary, JITCPUCodegen
+from numba.core.compiler import CompilerBase, _LowerResult
+from numba.core.compiler_machinery import PassManager, register_pass
 
 from rollforge.expressions.machine_code import ENTRY, Kind, Source, target_machine
 
@@ -51,6 +58,69 @@ def compiled(kernel: Source, kinds: tuple[Kind, ...]) -> bytes:
     return code
 
 
+class _Library(JITCodeLibrary):
+    """Optimized code for LLVM that is not compiled any further."""
+
+    def _finalize_specific(self) -> None:
+        pass
+
+
+class _Codegen(JITCPUCodegen):
+    _library_class = _Library
+
+    def _add_module(self, module: object) -> None:
+        pass
+
+
+@functools.cache
+def _codegen() -> Any:
+    made: Any = _Codegen
+    return made("rollforge")
+
+
+_register: Any = register_pass  # which has no types, like the other names of numba below
+
+
+@_register(mutates_CFG=True, analysis_only=False)
+class _Lowering(typed_passes.NativeLowering):
+    """Makes code for LLVM, and optimizes it."""
+
+    _name = "kernel_lowering"
+
+    def run_pass(self, state: Any) -> bool:
+        state.library = _codegen().create_library(state.func_id.func_qualname)
+        state.flags.no_compile = True
+        lower: Any = super().run_pass
+        lower(state)
+        state.library.finalize()
+        made = state["cr"]
+        # By this object, of a type that numba's dispatcher accepts, other kernels find the code to link.
+        mark = list[object]().append
+        state.targetctx.insert_user_function(mark, made.fndesc, [state.library])
+        state["cr"] = _LowerResult(made.fndesc, made.call_helper, cfunc=mark, env=made.env)
+        return True
+
+
+class _Compiler(CompilerBase):
+    def define_pipelines(self) -> list[Any]:
+        manager: Any = PassManager
+        passes = manager("kernel")
+        for one in (
+            untyped_passes.TranslateByteCode,
+            untyped_passes.FixupArgs,
+            untyped_passes.IRProcessing,
+            untyped_passes.ReconstructSSA,
+            typed_passes.NopythonTypeInference,
+            typed_passes.PreLowerStripPhis,
+            typed_passes.IRLegalization,
+            _Lowering,
+            typed_passes.NoPythonBackend,
+        ):
+            passes.add_pass(one, one.__name__)
+        passes.finalize()
+        return [passes]
+
+
 @contextlib.contextmanager
 def _jit_enabled() -> Iterator[None]:
     """Compile even if NUMBA_DISABLE_JIT is set, which a user may do to debug functions of their own."""
@@ -82,4 +152,5 @@ def _dispatcher(kernel: Source) -> object:
     own = FunctionType(function.__code__, {**function.__globals__, **used}, function.__name__)
     njit: Any = numba.njit
     options = {"error_model": "numpy", "fastmath": set(kernel.fastmath) if kernel.fastmath else False}
-    return njit(**options, no_cpython_wrapper=True, no_cfunc_wrapper=True)(own)
+    # Kernels allocate no memory, so nothing counts references to arrays (_nrt).
+    return njit(**options, no_cpython_wrapper=True, no_cfunc_wrapper=True, _nrt=False, pipeline_class=_Compiler)(own)

@@ -148,7 +148,7 @@ def quantile(x, begin, end, n, q, window, out):  # type: ignore[no-untyped-def]
             if c > 0:
                 for j in range(q.size):
                     place = q[j] * (c - 1)
-                    low = int(place)
+                    low = np.int64(place)
                     v = window[low]
                     if low + 1 < c:
                         v += (window[low + 1] - v) * (place - low)

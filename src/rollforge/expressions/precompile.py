@@ -15,6 +15,8 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from types import ModuleType
+from typing import cast
 
 import numpy as np
 
@@ -91,4 +93,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    # numba would import scipy to multiply matrices, which kernels do not; importing it takes a tenth of a second.
+    sys.modules["scipy.linalg"] = cast("ModuleType", None)
     main()
