@@ -95,10 +95,15 @@ def process_is_stopped(pid: int) -> bool:
     return _stat_of(pid)[:1] == ["T"]
 
 
+_start_of_this = functools.cache(_start_of)  # for the process itself, whose start does not change
+os.register_at_fork(after_in_child=_start_of_this.cache_clear)
+
+
 def process_name(pid: int | None = None) -> str:
     """Return a name of this process that is unique across machines and containers: ``host:pid:namespace-start``."""
-    pid = os.getpid() if pid is None else pid
-    start = _start_of(pid)
+    own = os.getpid()
+    pid = own if pid is None else pid
+    start = _start_of_this(pid) if pid == own else _start_of(pid)
     return f"{socket.gethostname()}:{pid}" + (f":{_namespace()}-{start}" if start is not None else "")
 
 

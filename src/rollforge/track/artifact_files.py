@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import uuid
 from collections.abc import Iterator
@@ -41,6 +42,7 @@ class Files(Protocol):
         """Remove an artifact if it exists."""
 
 
+@functools.lru_cache(maxsize=512)  # each run has artifacts of the same names
 def inside(path: str) -> str:
     """Return `path` in normal form, after checking that it stays inside the run's folder.
 
@@ -115,18 +117,31 @@ class LocalFiles:
     @contextlib.contextmanager
     def draft(self, path: str) -> Iterator[Path]:
         target = self._root / inside(path)
-        if self._run is not None and not self._run.is_dir():
-            raise RecorderNotFound(f"The recorder {self._run.name!r} no longer exists.")
-        draft = target.parent / f".{uuid.uuid4().hex}.part"
+        folder = target.parent
+        draft = folder / f".{uuid.uuid4().hex}.part"
+        replaced = False
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
+            self._create(folder)
             yield draft
             os.replace(draft, target)
+            replaced = True
         except OSError as exc:
             raise TrackingUnavailable(f"The artifact {target} cannot be written: {exc.strerror or exc}.") from exc
         finally:
-            with contextlib.suppress(OSError):  # on success it no longer exists; on failure, the error is raised above
-                draft.unlink(missing_ok=True)
+            if not replaced:
+                with contextlib.suppress(OSError):  # the error that matters is raised above
+                    draft.unlink(missing_ok=True)
+
+    def _create(self, folder: Path) -> None:
+        """Create a folder of artifacts if it is missing, but not that of the run: the run has been deleted then."""
+        try:
+            os.mkdir(folder)
+        except FileExistsError:
+            pass
+        except FileNotFoundError:
+            if self._run is not None and not self._run.is_dir():
+                raise RecorderNotFound(f"The recorder {self._run.name!r} no longer exists.") from None
+            folder.mkdir(parents=True, exist_ok=True)
 
     def list(self, folder: str = "") -> list[str]:
         root = self._root / inside(folder) if folder else self._root

@@ -198,7 +198,7 @@ class FolderTracker:
 
     def _place(self, run_id: str) -> Path:
         place = self._places.get(run_id)
-        if place is None or not place.is_dir():
+        if place is None or not os.path.isdir(place):
             found = next(self.root.glob(f"[!.]*/{run_id}"), None) if run_id.isalnum() else None
             if found is None:
                 self._places.pop(run_id, None)
@@ -207,19 +207,21 @@ class FolderTracker:
         return place
 
     def _append(self, run_id: str, entry: Entry) -> None:
-        file = self._place(run_id) / f"values-{self._writer_id(run_id)}.jsonl"
+        folder = self._places.get(run_id) or self._place(run_id)  # if it is gone, opening the file fails
+        file = f"{folder}/values-{self._writer_id(run_id)}.jsonl"
         line = (json.dumps({"t": time.time(), **entry}, separators=(",", ":")) + "\n").encode()
         try:
             handle = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
             try:
                 # Before and after: caches of the run (see run_cache.py) must notice the line, even if this process is
                 # killed after writing it.
-                os.utime(file.parent)
+                os.utime(folder)
                 written = os.write(handle, line)
-                os.utime(file.parent)
+                os.utime(folder)
             finally:
                 os.close(handle)
         except FileNotFoundError as exc:
+            self._place(run_id)
             raise RecorderNotFound(f"The recorder {run_id!r} no longer exists.") from exc
         except OSError as exc:
             raise self._unavailable(exc) from exc
