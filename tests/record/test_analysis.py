@@ -81,6 +81,25 @@ def test_ic_is_the_correlation_of_each_day(case: tuple[int, int, int, bool, bool
             np.testing.assert_allclose(ric[day], expected, rtol=1e-9, atol=1e-12)
 
 
+@settings(max_examples=40, deadline=None)
+@given(CASES)
+def test_ic_does_not_depend_on_the_order_of_the_labels_rows(case: tuple[int, int, int, bool, bool]) -> None:
+    """A label with the rows of the prediction, which need not be joined to it, gives the same bits as one in another order."""
+    pred, label = series(*case)
+    other_order = label.iloc[np.random.default_rng(case[0]).permutation(len(label))]
+    for values, expected in zip(calc_ic(pred, label), calc_ic(pred, other_order), strict=True):
+        pd.testing.assert_series_equal(values, expected, check_exact=True)
+
+
+@pytest.mark.parametrize("names", [2, 12])
+def test_ic_of_a_row_that_occurs_twice_is_an_error(names: int) -> None:
+    """The same holds if the prediction and the label repeat the same row, so that their indexes are equal."""
+    pred, label = one_day([float(i) for i in range(names)], [float(i % 3) for i in range(names)])
+    again = [0, *range(names)]
+    with pytest.raises(DataError, match="The prediction contains the row"):
+        calc_ic(pred.iloc[again], label.iloc[again])
+
+
 def brute_long_short(rows: pd.DataFrame, side: int) -> float:
     """Return the long-short return of a day, averaged over all orders of rows with equal scores."""
     return float(np.mean([(x[len(x) - side :].mean() - x[:side].mean()) / 2 for x in all_orders(rows)]))
