@@ -153,3 +153,13 @@ def test_a_field_that_begins_later_has_windows_of_its_own_days(session: Session)
         np.testing.assert_array_equal(frame[name].reindex(own.index), own[name])
     assert (own["Ref($turn,0)"] == turn.iloc[0]).all()
     assert own["IdxMax($turn,0)"].iloc[-1] == int(np.argmax(turn.to_numpy())) + 1
+
+
+@pytest.mark.parametrize("name", ["Max", "Min"])
+def test_windows_that_are_computed_together_have_the_values_of_each_alone(session: Session, name: str) -> None:
+    """Positions too, bit for bit, also if days are missing; the window of all days (0) is the longest."""
+    together = [f"{name}($close,3)", f"Idx{name}($close,0)", f"Idx{name}($close,7)", f"{name}($close,0)"]
+    values = features("all", together, session=session)
+    for place, expression in enumerate(together):
+        np.testing.assert_array_equal(values.iloc[:, place], column(session, expression), err_msg=expression)
+    assert values.iloc[:, 2].nunique() > 2

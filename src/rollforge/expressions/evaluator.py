@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rollforge.errors import DataError
-from rollforge.expressions.formulas import Array, Lifespans, SeriesSource
+from rollforge.expressions.formulas import Array, Lifespans, SeriesSource, requests
 from rollforge.expressions.operators import Operator, is_built_in, operator
 from rollforge.expressions.tree import Call, Expression, Field, Number, Text
 from rollforge.market.provider import FieldBlock
@@ -80,6 +80,7 @@ class EvaluationPlan:
     def __init__(self, trees: Sequence[Expression]) -> None:
         self.named: dict[Call, tuple[str, Expression]] = {}
         self.shares: dict[int, set[float]] = {}
+        self._windows: dict[int, dict[str, set[int]]] = {}  # slot -> operator -> windows
         self._steps: list[_Step] = []
         self._slots: dict[Expression, int] = {}
         self._ends: list[tuple[int, int]] = []  # for each tree: the number of steps done when it is ready, and its slot
@@ -116,6 +117,8 @@ class EvaluationPlan:
         if tree.name in ("Quantile", "Med"):
             n, share = (*arguments[1:], 0.5)[:2]
             self.shares.setdefault(int(n), set()).add(float(share))
+        if pairwise and known.arguments == "xn":
+            self._windows.setdefault(arguments[0].at, {}).setdefault(tree.name, set()).add(int(arguments[1]))
         inputs = [a.at for a, arg in zip(arguments, tree.args, strict=True) if isinstance(arg, (Field, Call))]
         sources = frozenset[str | Call]().union(*(self._steps[at].sources for at in inputs))
         return _Step(tree, known, (tree, *arguments) if known.arguments == "*" else tuple(arguments), sources)
@@ -185,6 +188,8 @@ class EvaluationPlan:
                             f"{step.operator.name} must return an array of shape {shape}, but returned "
                             f"{np.shape(values[done])}."
                         )
+                if done in self._windows:
+                    requests(shared, values[done]).update(self._windows[done])
                 done += 1
                 for unneeded in step.frees:
                     _forget(values, unneeded, shared)

@@ -29,6 +29,7 @@ __all__ = [
     "quantile",
     "ref",
     "regression",
+    "requests",
     "rolling",
     "sign",
     "std",
@@ -98,6 +99,16 @@ def rolling(kernel: str, *extra: object) -> Callable[..., Array]:
     return compute
 
 
+def requests(shared: dict[int, tuple[Any, dict[Any, Any]]], x: Array) -> dict[str, set[int]]:
+    """Return the windows of a series that the expressions of an evaluation request, by operator.
+
+    They are stored in `shared`, as the results that operators share.
+    """
+    _, known = shared.setdefault(id(x), (x, {}))
+    found: dict[str, set[int]] = known.setdefault("requests", {})
+    return found
+
+
 def once(s: Lifespans, name: str, x: Array, n: object, make: Callable[[], object]) -> Any:
     """Return the result of `make`, computed once per name, series and window.
 
@@ -132,18 +143,28 @@ def regression(which: int) -> Callable[..., Array]:
 
 
 def extreme(sign: float, which: int) -> Callable[..., Array]:
-    """Return the position of the window's extreme value, or the value itself, for `which` = 0 or 1."""
+    """Return the position of the window's extreme value, or the value itself, for `which` = 0 or 1.
 
-    def both(s: Lifespans, x: Array, n: int) -> NDArray[np.float64]:
+    All windows of a series that the expressions request are computed together.
+    """
+    names = ("Max", "IdxMax") if sign > 0 else ("Min", "IdxMin")
+
+    def all_windows(s: Lifespans, x: Array, windows: Sequence[int]) -> NDArray[np.float64]:
         from rollforge.expressions import kernels
 
-        out = unfilled(x, 2)
+        out = unfilled(x, len(windows), 2)
         queue, gaps = np.empty((2, x.shape[1] + 1), np.int64)
-        kernels.extreme(as_float(s, x), s.begin, s.end, window_of(n), sign, queue, gaps, out[0], out[1])
+        first = np.empty((2, len(windows)), np.int64)
+        values = np.empty(x.shape[1] + 1)
+        kernels.extreme(as_float(s, x), s.begin, s.end, np.array(windows), sign, queue, values, gaps, first, out)
         return out
 
     def compute(s: Lifespans, x: Array, n: int) -> Array:
-        result: Array = once(s, f"extreme{sign}", x, n, lambda: both(s, x, n))[which]
+        requested = requests(s.shared, x)
+        together = {m for name in names for m in requested.get(name, ())}
+        windows = tuple(sorted(map(window_of, together | {n})))
+        results: Array = once(s, f"extreme{sign}", x, windows, lambda: all_windows(s, x, windows))
+        result: Array = results[windows.index(window_of(n)), which]
         return result
 
     return compute
@@ -170,8 +191,8 @@ def quantile(s: Lifespans, x: Array, n: int, q: float) -> Array:
 
         shares = sorted(s.shares.get(n, set()) | {float(q)})
         out = unfilled(x, len(shares))
-        window = np.empty(x.shape[1] + 1)
-        kernels.quantile(as_float(s, x), s.begin, s.end, window_of(n), np.array(shares), window, out)
+        windows = np.empty((2, x.shape[1] + 10))
+        kernels.quantile(as_float(s, x), s.begin, s.end, window_of(n), np.array(shares), windows, out)
         return dict(zip(shares, out, strict=True))
 
     result: Array = once(s, "quantile", x, n, sort)[float(q)]

@@ -63,95 +63,89 @@ def count(x, begin, end, n, out):  # type: ignore[no-untyped-def]
 
 
 @exact
-def extreme(x, begin, end, n, sign, queue, gaps, place, out):  # type: ignore[no-untyped-def]  # noqa: C901
-    """Largest value of the window (smallest if `sign` is -1), and in `place` its position, 1 for the window's first
-    day.
+def extreme(x, begin, end, n, sign, queue, values, gaps, first, out):  # type: ignore[no-untyped-def]
+    """For each of the windows `n`, in ascending order, the position of its largest value (smallest if `sign` is -1), 1
+    for the window's first day, and the value: `out` has two blocks per window.
 
     Among equal values the first is taken, as in numpy. For the position, a missing value counts as the extreme, as in
-    numpy's argmax and so in pyqlib. If the window has no value, both are NaN. `queue` and `gaps` are memory to work in:
-    int64, one more than there are days.
+    numpy's argmax and so in pyqlib. If the window has no value, both are NaN. The others are memory to work in: the
+    days that can become the longest window's extreme, their values, the missing days, one more than there are days; and
+    for each window the first of these days and of the missing ones, (2, windows).
     """
     for i in range(x.shape[0]):
-        for t in range(x.shape[1]):
-            place[i, t] = NAN
-            out[i, t] = NAN
-        b, seen = begin[i], 0
-        head, tail = 0, 0
-        first_gap, gap_count = 0, 0
+        b = begin[i]
+        for j in range(n.size):
+            first[0, j], first[1, j] = 0, 0
+            for t in range(x.shape[1]):
+                out[j, 0, i, t] = NAN
+                out[j, 1, i, t] = NAN
+        tail, gap_count = 0, 0
         for t in range(b, end[i]):
-            v = x[i, t] * sign
+            v, latest = x[i, t] * sign, tail
             if np.isfinite(v):
-                seen += 1
-                while tail > head and x[i, queue[tail - 1]] * sign < v:
+                while tail > first[0, n.size - 1] and values[tail - 1] < v:
                     tail -= 1
-                queue[tail] = t
+                queue[tail], values[tail] = t, v
+                latest = tail
                 tail += 1
             else:
                 gaps[gap_count] = t
                 gap_count += 1
-            if t - n >= b:
-                if np.isfinite(x[i, t - n]):
-                    seen -= 1
-                if tail > head and queue[head] == t - n:
-                    head += 1
-                if first_gap < gap_count and gaps[first_gap] == t - n:
-                    first_gap += 1
-            if seen > 0:
-                out[i, t] = x[i, queue[head]]
-                at = gaps[first_gap] if first_gap < gap_count else queue[head]
-                place[i, t] = at - max(b, t - n + 1) + 1
+            for j in range(n.size):
+                head, gap, left = min(first[0, j], latest), first[1, j], t - n[j]
+                head += 1 if head < tail and queue[head] == left else 0
+                gap += 1 if gap < gap_count and gaps[gap] == left else 0
+                first[0, j], first[1, j] = head, gap
+                if head < tail:
+                    at = gaps[gap] if gap < gap_count else queue[head]
+                    out[j, 0, i, t] = at - max(b - 1, left)
+                    out[j, 1, i, t] = values[head] * sign
 
 
 @exact
-def _move(window, c, old, new):  # type: ignore[no-untyped-def]
-    """Remove `old` from the first `c` sorted values and insert `new`; NaN means none. Returns the new count."""
-    # Counting smaller values is faster than a binary search: it is vectorized and has no branches to predict.
-    out_at, in_at = 0, 0
-    for k in range(c):
-        out_at += 1 if window[k] < old else 0
-        in_at += 1 if window[k] < new else 0
-    if np.isnan(old):
-        for k in range(c, in_at, -1):
-            window[k] = window[k - 1]
-        c += 1
-    elif np.isnan(new):
-        for k in range(out_at, c - 1):
-            window[k] = window[k + 1]
-        return c - 1
-    elif in_at > out_at:
-        in_at -= 1
-        for k in range(out_at, in_at):
-            window[k] = window[k + 1]
-    else:
-        for k in range(out_at, in_at, -1):
-            window[k] = window[k - 1]
-    window[in_at] = new
-    return c
+def _move(window, c, old, new, moved):  # type: ignore[no-untyped-def]
+    """Copy `c` sorted values to `moved` without one value `old` and with `new`; infinity means none.
+
+    The values begin at place 1, after minus infinity, and are followed by infinity.
+    """
+    # Every place is compared, and their number rounded up, so that there are only vector instructions: no branches to
+    # predict, and no remainder.
+    for k in range(1, (c + 8) // 8 * 8 + 1):
+        before = window[k - 1] if window[k - 1] < old else window[k]
+        here = window[k] if window[k] < old else window[k + 1]
+        moved[k] = here if here < new else (new if before < new else before)
 
 
 @exact
-def quantile(x, begin, end, n, q, window, out):  # type: ignore[no-untyped-def]
+def quantile(x, begin, end, n, q, windows, out):  # type: ignore[no-untyped-def]  # noqa: C901
     """Quantiles `q`, float64 (quantiles,), of the window by linear interpolation; `out` has one block per quantile.
 
-    `window` is memory to work in: float64, one more than there are days.
+    `windows` is memory to work in: float64, (2, ten more than there are days).
     """
     for i in range(x.shape[0]):
         for j in range(q.size):
             for t in range(x.shape[1]):
                 out[j, i, t] = NAN
-        b, c = begin[i], begin[i] * 0  # not a literal, or _move would be compiled twice
+        for w in range(2):
+            windows[w, 0] = -np.inf
+            for k in range(1, windows.shape[1]):
+                windows[w, k] = np.inf
+        b, c, now = begin[i], begin[i] * 0, begin[i] * 0  # not literals, or _move would be compiled twice
         for t in range(b, end[i]):
-            old = x[i, t - n] if t - n >= b and np.isfinite(x[i, t - n]) else NAN
-            new = x[i, t] if np.isfinite(x[i, t]) else NAN
-            if old != new and not (np.isnan(old) and np.isnan(new)):
-                c = _move(window, c, old, new)
+            old = x[i, t - n] if t - n >= b and np.isfinite(x[i, t - n]) else np.inf
+            new = x[i, t] if np.isfinite(x[i, t]) else np.inf
+            if old != new:
+                _move(windows[now], c, old, new, windows[1 - now])
+                now = 1 - now
+                c += 1 if new < np.inf else 0
+                c -= 1 if old < np.inf else 0
             if c > 0:
                 for j in range(q.size):
                     place = q[j] * (c - 1)
                     low = np.int64(place)
-                    v = window[low]
+                    v = windows[now, low + 1]
                     if low + 1 < c:
-                        v += (window[low + 1] - v) * (place - low)
+                        v += (windows[now, low + 2] - v) * (place - low)
                     out[j, i, t] = v
 
 

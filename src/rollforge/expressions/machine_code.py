@@ -74,4 +74,4 @@ def load(code: bytes, kinds: tuple[Kind, ...]) -> Callable[..., None]:
 def array_arguments(array: NDArray[Any]) -> list[Any]:
     """Return an array as compiled functions take it: two owners of its memory, which kernels do not need, the number of
     elements and the size of one, the address, the shape and the strides."""
-    return [None, None, array.size, array.itemsize, array.ctypes.data, *array.shape, *array.strides]
+    return [None, None, array.size, array.itemsize, array.__array_interface__["data"][0], *array.shape, *array.strides]
