@@ -227,7 +227,7 @@ _MISSING = _Missing()
 
 def _differences(nodes: Mapping[int, Any], path: tuple[str, ...]) -> Iterator[_Difference]:
     listed = list(nodes.values())
-    if all(_same(node, listed[0]) for node in listed[1:]):
+    if _all_same(listed):
         return
     described = any(isinstance(node, Mapping) and "class" in node for node in listed)
     if not described and any(isinstance(node, Mapping) for node in listed):
@@ -253,11 +253,20 @@ def _in_mappings(nodes: Mapping[int, Mapping[Any, object]], path: tuple[str, ...
         yield from _differences({i: node.get(key, _MISSING) for i, node in nodes.items()}, (*path, str(key)))
 
 
-def _same(a: object, b: object) -> bool:
-    if a is b:
-        return True
+_SIMPLE = (str, int, float, bool)
+
+
+def _all_same(values: Sequence[object]) -> bool:
+    """Return whether all values have the same type and the same JSON."""
+    first = next(iter(values), None)
+    others = [value for value in values[1:] if value is not first]
+    if any(type(value) is not type(first) for value in others):
+        return False
+    if type(first) in _SIMPLE:
+        return all(repr(value) == repr(first) for value in others)  # 0.0 and -0.0 differ, and NaN is equal to itself
     try:
-        return type(a) is type(b) and digest(a) == digest(b)
+        mark = digest(first) if others else ""
+        return all(digest(value) == mark for value in others)
     except TaskNotSerializable:
         return False
 

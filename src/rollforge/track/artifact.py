@@ -131,7 +131,8 @@ def _form(value: Any) -> tuple[str, Callable[[Path], object]]:
             return _FRAME, lambda file: frame.write_table(table, file)
     elif numpy is not None and type(value) is numpy.ndarray and not value.dtype.hasobject:
         return _ARRAY, lambda file: _write_array(value, file)
-    elif isinstance(value, SupportsSave) and not isinstance(value, type):
+    # Asking for the attribute first is much faster than the protocol's own check.
+    elif hasattr(value, "save_to") and isinstance(value, SupportsSave) and not isinstance(value, type):
         return _SAVED, lambda file: _write_saved(value, file)
     elif _exact(value):
         with contextlib.suppress(TaskNotSerializable):  # text that JSON files cannot hold

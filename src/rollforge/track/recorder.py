@@ -546,8 +546,10 @@ def _texts(what: str, values: Mapping[str, object]) -> dict[str, str]:
     """Return params or tags as text, checked against the limits: each is a database row, and a long one is a file."""
     LIMITS["run_values"].check(len(values), f"One call records as {what}", error=TrackingError)
     texts = {_named(name): str(value) for name, value in values.items()}
-    for name, text in texts.items():
-        LIMITS["run_value_size"].check(len(text), f"The {what[:-1]} {shown(name)} holds", error=TrackingError)
+    size = LIMITS["run_value_size"]
+    if texts and max(map(len, texts.values())) > size.value:
+        for name, text in texts.items():
+            size.check(len(text), f"The {what[:-1]} {shown(name)} holds", error=TrackingError)
     return texts
 
 
