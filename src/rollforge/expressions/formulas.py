@@ -177,7 +177,8 @@ def paired(*, scaled: bool) -> Callable[..., Array]:
         from rollforge.expressions import moments
 
         out = unfilled(x)
-        moments.paired(as_float(s, x), as_float(s, y), s.begin, s.end, window_of(n), scaled, out)
+        scale = np.ones(x.shape[1])
+        moments.paired(as_float(s, x), as_float(s, y), s.begin, s.end, window_of(n), scaled, scale, out)
         return out
 
     return compute

@@ -246,11 +246,20 @@ def gather_rows(columns, first, rows, i0, i1, t0, t1, begin, out):  # type: igno
     """Copy ``columns`` (instrument, column, day), float32, from column `first` on into ``out`` (row, column), for the
     instruments `i0` to `i1` and the days `t0` to `t1`.
 
-    ``rows``: int32 (instrument, day), the row of the instrument on the day, or -1; ``out`` begins with row `begin`.
+    ``rows``: int32 (instrument, day), the row of the instrument on the day, or -1; ``out`` begins with row `begin`. It
+    has one row more, for values of days without a row.
     """
+    spare = out.shape[0] - 1
     for i in range(i0, i1):
-        for t in range(t0, t1):
-            r = rows[i, t]
-            if r >= 0:
+        for t in range(t0, t1, 4):  # four days together, whose values are beside each other
+            a, b, d = min(t + 1, t1 - 1), min(t + 2, t1 - 1), min(t + 3, t1 - 1)
+            row_t, row_a, row_b, row_d = rows[i, t], rows[i, a], rows[i, b], rows[i, d]
+            if max(row_t, row_a, row_b, row_d) >= 0:
+                to_t = row_t - begin if row_t >= 0 else spare
+                to_a = row_a - begin if row_a >= 0 else spare
+                to_b = row_b - begin if row_b >= 0 else spare
+                to_d = row_d - begin if row_d >= 0 else spare
                 for c in range(out.shape[1]):
-                    out[r - begin, c] = columns[i, first + c, t]
+                    x, y = columns[i, first + c, t], columns[i, first + c, a]
+                    z, w = columns[i, first + c, b], columns[i, first + c, d]
+                    out[to_t, c], out[to_a, c], out[to_b, c], out[to_d, c] = x, y, z, w

@@ -55,7 +55,7 @@ def _centred_sums(w, pivot):  # type: ignore[no-untyped-def]
 
 
 @exact
-def variance(x, begin, end, n, root, out):  # type: ignore[no-untyped-def]
+def variance(x, begin, end, n, root, out):  # type: ignore[no-untyped-def]  # noqa: C901
     """Sample variance (ddof 1) of the window, or its square root; NaN below two values, exactly 0 for equal values."""
     for i in range(x.shape[0]):
         for t in range(x.shape[1]):
@@ -90,7 +90,10 @@ def variance(x, begin, end, n, root, out):  # type: ignore[no-untyped-def]
                     s1, s2 = _centred_sums(w, pivot)
                     m2 = max(s2 - s1 * s1 / seen, 0.0)
                     peak, left = s2, 2 * seen
-                out[i, t] = np.sqrt(m2 / (seen - 1)) if root else m2 / (seen - 1)
+                out[i, t] = m2 / (seen - 1)
+        if root:  # in a loop of its own, with vector instructions
+            for t in range(x.shape[1]):
+                out[i, t] = np.sqrt(out[i, t])
 
 
 @reordering
@@ -276,10 +279,11 @@ def _pair_sums(u, v, mean_u, mean_v):  # type: ignore[no-untyped-def]
 
 
 @exact
-def paired(x, y, begin, end, n, scaled, out):  # type: ignore[no-untyped-def]  # noqa: C901
+def paired(x, y, begin, end, n, scaled, scale, out):  # type: ignore[no-untyped-def]  # noqa: C901
     """Sample covariance (ddof 1) over the days of the window on which both series have a value.
 
-    `scaled` gives the correlation instead, which is NaN if one of the two is flat on these days.
+    `scaled` gives the correlation instead, which is NaN if one of the two is flat on these days. `scale` is memory to
+    work in: float64, (days,).
     """
     for i in range(x.shape[0]):
         for t in range(x.shape[1]):
@@ -316,4 +320,7 @@ def paired(x, y, begin, end, n, scaled, out):  # type: ignore[no-untyped-def]  #
             if not scaled:
                 out[i, t] = uv / (c - 1)
             elif uu > c * (FLAT * pu) ** 2 and vv > c * (FLAT * pv) ** 2:
-                out[i, t] = uv / np.sqrt(uu * vv)
+                out[i, t], scale[t] = uv, uu * vv
+        if scaled:  # in a loop of its own, with vector instructions; days without a result stay NaN
+            for t in range(x.shape[1]):
+                out[i, t] = out[i, t] / np.sqrt(scale[t])

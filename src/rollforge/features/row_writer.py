@@ -140,7 +140,7 @@ class RowWriter:
 
         first, stop = tile.part.start, tile.part.stop
         begin, count = int(stops[first]), int(stops[stop] - stops[first])
-        block = reused(self._own, "block", count, tile.out.shape[1])
+        block = reused(self._own, "block", count + 1, tile.out.shape[1])
         instruments, days = (0, rows.shape[0]), (0, rows.shape[1])
         span = (first, stop, *days) if self._by_instrument else (*instruments, first, stop)
         kernels.gather_rows(columns, tile.column, rows, *span, begin, block)
