@@ -164,8 +164,9 @@ class TrainerRM(Aliased, RecorderTrainer):
         manager = self._manager(session, experiment_name)
         used = manager.store.keep_submission(manager.pool, submission_info(listed, session))
         listed = [without_resources(task) for task in listed]
-        batch = batch_of(digest(task) for task in listed)
-        ids = manager.create_task(listed, model_names=_unnamed_only(manager, listed), submission=used, batch=batch)
+        digests = [digest(task) for task in listed]
+        batch, names = batch_of(digests), _unnamed_only(manager, listed, digests)
+        ids = manager.create_task(listed, model_names=names, submission=used, batch=batch)
         by_workers = self.skip_run_task and not here
         with review(listed, session):
             self._run(manager, batch, func, before, after, session, experiment_name, arguments, by_workers=by_workers)
@@ -417,12 +418,11 @@ def _log_counts(counts: Mapping[Status, int]) -> None:
     log.info("tasks: %s", ", ".join(f"{n} {status.value}" for status, n in counts.items()))
 
 
-def _unnamed_only(manager: TaskManager, tasks: Sequence[Mapping[str, object]]) -> list[str]:
-    """Return default model names for tasks; empty for tasks that have a name in the pool."""
+def _unnamed_only(manager: TaskManager, tasks: Sequence[Mapping[str, object]], ids: Sequence[str]) -> list[str]:
+    """Return default model names for tasks with these ids; empty for tasks that have a name in the pool."""
     names = default_names(tasks)
     if not any(names):
         return names
-    ids = [digest(task) for task in tasks]
-    query = {"_id": {"$in": ids}, "model_name": {"$ne": ""}}
+    query = {"_id": {"$in": list(ids)}, "model_name": {"$ne": ""}}
     named = {task.id for task in manager.store.query(manager.pool, query, results=False)}
     return ["" if task_id in named else name for task_id, name in zip(ids, names, strict=True)]
