@@ -107,7 +107,8 @@ def training_samples(
             f"{', '.join(map(str, list(frame.columns)[:5]))}. Put the columns in groups: "
             "pd.concat({'feature': …, 'label': …}, axis=1), or the loader's config: {feature: …, label: …}."
         )
-    label = _labels(frame["label"], model, several_labels, exact_labels)
+    labels = frame["label"]
+    label = _labels(labels, model, several_labels, exact_labels)
     known = np.logical_and.reduce(np.isfinite(label.reshape(len(label), -1)), axis=1)
     if not known.any():
         raise ModelError(
@@ -126,7 +127,7 @@ def training_samples(
             model, segment, label.ravel()[0],
         )  # fmt: skip
     features = _features(features, dataset, segment, model, data_key)
-    names = tuple(map(str, frame["label"].columns))
+    names = tuple(map(str, labels.columns))
     return Samples(features, label, _weights(reweighter, frame, model, segment), names)
 
 
