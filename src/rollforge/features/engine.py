@@ -13,6 +13,7 @@ import math
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -51,6 +52,7 @@ log = logging.getLogger(__name__)
 
 _LONG = 3.0  # seconds of computing after which progress is reported
 _GROUP = 40_000  # values of a series in instruments computed together: 320 kB of float64
+_KEPT = 2**25  # bytes of series that are read once, before the rows are known, and not again for each group
 _ALIVE = 80  # approximate number of sub-expression results that a group keeps at once (Alpha158: 75)
 
 
@@ -120,6 +122,7 @@ class FeaturePlan:
         self._to = min(len(calendar), self._stop + ahead)
         self._names = sorted(frozenset[str]().union(*(fields_of(t) for t in self.trees)))
         self._absent: set[str] = set()
+        self._kept: dict[str, FieldBlock] = {}
         self.begin, self.end = self._spans(self._names, self.codes)
         self._report_absent()
         self._evaluation = EvaluationPlan(self.trees)
@@ -132,9 +135,14 @@ class FeaturePlan:
         """Return the half-open range of days of each instrument: the union over its fields."""
         days = self._to - self._from
         begin, end = np.full(len(codes), days, np.int64), np.zeros(len(codes), np.int64)
+        small = 4 * len(names) * len(codes) * days <= _KEPT
         for name in names:
             try:
-                first, stop = self.provider.spans(name, codes, self._from, self._to, self.freq)
+                if small:
+                    kept = self._kept[name] = self.provider.read(name, codes, self._from, self._to, self.freq)
+                    first, stop = kept.begin, kept.end
+                else:
+                    first, stop = self.provider.spans(name, codes, self._from, self._to, self.freq)
             except DataNotFound as exc:
                 if name in OPTIONAL_FIELDS:
                     self._absent.add(name)
@@ -270,17 +278,19 @@ class FeaturePlan:
         days = slice(self._first - self._from, self._first - self._from + len(self.dates))
 
         def compute(first: int) -> None:
-            codes = self.codes[first : min(first + group, chunk.stop)]
+            part = slice(first, min(first + group, chunk.stop))
+            codes = self.codes[part]
+            kept = {n: FieldBlock(b.values[part], b.begin[part], b.end[part]) for n, b in self._kept.items()}
             values = self._evaluation.run(
-                _read(self.provider, self._names, codes, self._from, self._to, self.freq, self._absent),
+                _read(self.provider, self._names, codes, self._from, self._to, self.freq, self._absent, kept),
                 (len(codes), self._to - self._from),
                 self._other_instruments,
                 SeriesSource(self.provider, self.freq, codes, self._from),
             )
-            part = columns[first - chunk.start :][: len(codes)]
+            out = columns[first - chunk.start :][: len(codes)]
             with np.errstate(all="ignore"):
                 for place, value in enumerate(values):
-                    part[:, place, : len(self.dates)] = value[:, days]
+                    out[:, place, : len(self.dates)] = value[:, days]
 
         run(compute, range(chunk.start, chunk.stop, group))
         writer.write(chunk, columns, run)
@@ -309,10 +319,16 @@ def _read(
     stop: int,
     freq: str,
     absent: Collection[str] = (),
+    kept: Mapping[str, FieldBlock] = MappingProxyType({}),
 ) -> dict[str, FieldBlock]:
-    """Return the fields; absent ones, and standard ones that the folder lacks, have no values."""
-    blocks = {}
+    """Return the fields; absent ones, and standard ones that the folder lacks, have no values.
+
+    Those that are `kept` are not read again.
+    """
+    blocks = dict(kept)
     for name in names:
+        if name in kept:
+            continue
         try:
             if name not in absent:
                 blocks[name] = provider.read(name, codes, start, stop, freq)
