@@ -71,6 +71,6 @@ def test_few_columns_of_many_instruments_are_written_together() -> None:
 
     assert together(2) == 1000
     assert together(2, 2**19) == 500
-    assert 100 <= together(158) < 110
+    assert 200 <= together(158) < 220
     assert together(158, 2**20) == 14
     assert together(158, 1) == 1
