@@ -32,7 +32,7 @@ def content(tmp_path_factory: pytest.TempPathFactory) -> bytes:
         run.log_metrics(ic=0.5 + i)
         run.set_tags(z="t")
         run.end_run()
-    tracker._connection._opened.engine.dispose()
+    tracker._connection.close()
     with closing(sqlite3.connect(folder / "mlflow.db")) as connection:
         connection.execute("PRAGMA journal_mode = DELETE")
     return (folder / "mlflow.db").read_bytes()
@@ -57,8 +57,7 @@ def read(database: Path) -> int:
                 tracker.files(run.info.id).list()
         return found
     finally:
-        if tracker._connection._opened is not None:
-            tracker._connection._opened.engine.dispose()
+        tracker._connection.close()
 
 
 def one_error(database: Path) -> str | None:

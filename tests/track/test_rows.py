@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import sqlite3
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -17,9 +19,9 @@ from hypothesis import assume, given, settings, strategies as st
 
 from rollforge.errors import RecorderNotFound, TrackingError, TrackingUnavailable
 from rollforge.track.base import get_experiment
-from rollforge.track.mlflow import MLflowTracker, connection, database
-from rollforge.track.mlflow.rows import SWITCH, rows_of
-from rollforge.track.tracker import Metric, RunData
+from rollforge.track.mlflow import MLflowTracker, database
+from rollforge.track.mlflow.rows import SWITCH, Rows
+from rollforge.track.tracker import Metric, RunData, RunQuery
 
 TABLES = ("runs", "tags", "params", "metrics", "latest_metrics")
 
@@ -34,12 +36,12 @@ def trackers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[MLflowTr
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv(SWITCH, "off" if name == "mlflow" else "on")
             tracker.prepare()
-        assert (tracker._connection._rows is None) == (name == "mlflow")
+        assert (tracker._connection.rows is None) == (name == "mlflow")
         tracker.create_experiment("e")
         found.append(tracker)
     yield found
     for tracker in found:
-        tracker._connection._opened.engine.dispose()
+        tracker._connection.close()
 
 
 def rows(tracker: MLflowTracker, run_id: str) -> dict[str, list[tuple[Any, ...]]]:
@@ -167,16 +169,17 @@ def test_a_database_that_stays_locked_while_it_is_opened_is_reported(
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     first = MLflowTracker(uri)
     first.prepare()
-    first._connection._opened.engine.dispose()
-    monkeypatch.setattr(database, "_BUSY_MS", 100)
+    first._connection.close()
+    monkeypatch.setattr(database, "BUSY_MS", 100)
     with closing(sqlite3.connect(tmp_path / "mlflow.db", isolation_level=None)) as other:
         other.execute("PRAGMA journal_mode = DELETE")
 
-        def locked(store: Any) -> Any:
+        def locked(rows: Rows) -> str:
             other.execute("BEGIN EXCLUSIVE")
-            return rows_of(store)
+            return revision(rows)
 
-        monkeypatch.setattr(connection, "rows_of", locked)
+        revision = Rows.revision
+        monkeypatch.setattr(Rows, "revision", locked)
         with pytest.raises(TrackingUnavailable, match=r"cannot be opened: .*database is locked"):
             MLflowTracker(uri).prepare()
 
@@ -249,7 +252,7 @@ def test_unknown_tables_are_left_to_mlflow(
     tracker = MLflowTracker(uri)
     with caplog.at_level(logging.INFO):
         tracker.prepare()
-    assert tracker._connection._rows is None
+    assert tracker._connection.rows is None
     assert [record.getMessage() for record in caplog.records if "MLflow alone" in record.getMessage()] == [
         f"Runs are written by MLflow alone: its table {table!r} is not as expected."
     ]
@@ -263,9 +266,156 @@ def test_unknown_tables_are_left_to_mlflow(
 def test_a_database_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
     tracker = MLflowTracker(f"sqlite:///{tmp_path}/mlflow.db")
     run = tracker.create_run(tracker.create_experiment("e"), "first", {})
-    tracker._connection._opened.engine.dispose()
+    tracker._connection.close()
     with closing(sqlite3.connect(tmp_path / "mlflow.db")) as database:
         database.execute("DROP TABLE tags")
         database.commit()
     with pytest.raises(TrackingUnavailable, match=r"cannot be opened: .*no such table: tags"):
         tracker.write(run.id, {}, [], {"desk": "equities"})
+
+
+def test_experiments_are_the_same_as_those_of_mlflow(trackers: list[MLflowTracker]) -> None:
+    """A new database has MLflow's default experiment, with the number 0 and artifacts in the database's own folder."""
+    outcomes = []
+    for tracker in trackers:
+        experiment_id = tracker.create_experiment("same 100 %")
+        tracker.check_writable("same 100 %")
+        path = str(tracker._connection.database)
+        folder = str(Path(path).parent)
+        with closing(sqlite3.connect(path)) as database:
+            names = "name IN ('Default', 'same 100 %')"
+            columns = "name, artifact_location, lifecycle_stage, creation_time = last_update_time"
+            told = database.execute(
+                f"SELECT {columns} FROM experiments WHERE {names} ORDER BY experiment_id"
+            ).fetchall()
+            tags = database.execute("SELECT key, value FROM experiment_tags WHERE experiment_id = ?", (experiment_id,))
+            told = [
+                (name, place.replace(folder, "FOLDER").replace(f"/{experiment_id}", "/ID"), *rest)
+                for name, place, *rest in told
+            ]
+            outcomes.append((told, tags.fetchall()))
+        assert tracker.find_experiment(name="same 100 %") == (experiment_id, "same 100 %")
+        assert tracker.find_experiment(experiment_id=experiment_id) == (experiment_id, "same 100 %")
+        assert tracker.create_experiment("same 100 %") == experiment_id  # another process may have created it
+        assert tracker.find_experiment(name="none") is None
+        assert tracker.find_experiment(experiment_id="99999") is None
+    assert trackers[0].find_experiment(experiment_id="x1") is None
+    assert outcomes[0] == outcomes[1]
+    assert outcomes[0][0][0] == ("Default", "FOLDER/mlartifacts/0", "active", 1)
+
+
+def test_experiments_are_listed_in_the_same_order(trackers: list[MLflowTracker]) -> None:
+    tracker = trackers[0]
+    for name in ("third", "first", "second"):
+        tracker.create_experiment(name)
+    gone = tracker.create_experiment("to be deleted")
+    tracker.delete_experiment(gone)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(SWITCH, "off")
+        other = MLflowTracker(tracker.uri)
+        assert list(other.experiments().items()) == list(tracker.experiments().items())
+        assert other._connection.rows is None
+    assert "to be deleted" not in tracker.experiments()
+
+
+LONG = "x" * 7000
+QUERIES = st.builds(
+    RunQuery,
+    status=st.sampled_from([(), ("FINISHED",), ("FAILED", "RUNNING")]),
+    name=st.sampled_from([None, "window 1", "window 2", ""]),
+    params=st.sampled_from([{}, {"lr": "0.1"}, {"text": LONG}, {"lr": "0.1", "none": "1"}]),
+    tags=st.sampled_from([{}, {"desk": "equities"}, {"desk": "'; DROP TABLE runs; --"}, {"l2@valid": "1"}]),
+)
+
+
+@pytest.fixture(scope="module")
+def searched(trackers: list[MLflowTracker]) -> tuple[MLflowTracker, MLflowTracker, list[str]]:
+    """The same database with rows and by MLflow alone, with some runs in two experiments, and their ids."""
+    tracker = trackers[0]
+    ids = [tracker.create_experiment(name) for name in ("searched 1", "searched 2")]
+    for i in range(12):
+        run = tracker.create_run(
+            ids[i % 2], f"window {i % 3}", {"desk": "equities"} if i % 4 else {}, start_time=float(i // 2)
+        )
+        params = {"lr": "0.1"} if i % 3 else {"text": LONG}
+        tracker.write(run.id, params, [Metric("ic", math.nan if i == 5 else i / 10, 0, 1.0)], {"l2@valid": str(i % 2)})
+        if i % 4 != 3:
+            tracker.update_run(run.id, "FINISHED" if i % 2 else "FAILED", 20.0)
+        if i == 7:
+            tracker.delete_run(run.id)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(SWITCH, "off")
+        other = MLflowTracker(tracker.uri)
+        other.prepare()
+    return tracker, other, ids
+
+
+@settings(deadline=None, max_examples=40)
+@given(query=QUERIES, of=st.sampled_from([[0], [1], [0, 1]]))
+def test_the_same_runs_are_found_in_the_same_order(
+    searched: tuple[MLflowTracker, MLflowTracker, list[str]], query: RunQuery, of: list[int]
+) -> None:
+    tracker, other, ids = searched
+    asked = [ids[i] for i in of]
+    found, expected = tracker.search(asked, query), other.search(asked, query)
+    assert [data.info for data in found] == [data.info for data in expected]
+    assert [_comparable(data) for data in found] == [_comparable(data) for data in expected]
+
+
+def test_the_values_of_a_metric_are_the_same(trackers: list[MLflowTracker]) -> None:
+    found = []
+    for tracker in trackers:
+        run = tracker.create_run(tracker.create_experiment("e"), "first", {})
+        values = [
+            Metric("ic", value, step, time)
+            for value, step, time in ((0.5, 1, 2.0), (math.nan, 0, 3.0), (math.inf, 1, 1.5))
+        ]
+        tracker.write(run.id, {}, values, {})
+        found.append(repr(tracker.history(run.id, "ic")))
+        assert tracker.history(run.id, "none") == []
+    assert found[0] == found[1]
+    with pytest.raises(RecorderNotFound, match="not found"):
+        trackers[0].history("0" * 32, "ic")
+
+
+def test_a_database_of_another_version_is_opened_by_mlflow(tmp_path: Path) -> None:
+    """MLflow refuses it, and says which version its tables have."""
+    MLflowTracker(f"sqlite:///{tmp_path}/first.db").prepare()
+    other = MLflowTracker(f"sqlite:///{tmp_path}/second.db")
+    other.prepare()
+    other._connection.close()
+    with closing(sqlite3.connect(tmp_path / "second.db")) as database:
+        database.execute("UPDATE alembic_version SET version_num = 'ffffffffffff'")
+        database.commit()
+    with pytest.raises(TrackingUnavailable, match="its tables have version ffffffffffff"):
+        MLflowTracker(other.uri).prepare()
+
+
+def test_a_database_that_was_replaced_while_it_was_created_is_whole(tmp_path: Path) -> None:
+    """Files that a killed process has left beside the new database are removed."""
+    MLflowTracker(f"sqlite:///{tmp_path}/first/mlflow.db").prepare()
+    (tmp_path / "second").mkdir()
+    for left in (".mlflow.db.new", ".mlflow.db.new-wal", ".mlflow.db.new-shm"):
+        (tmp_path / "second" / left).write_bytes(b"left behind")
+    tracker = MLflowTracker(f"sqlite:///{tmp_path}/second/mlflow.db")
+    assert tracker.experiments() == {"Default": "0"}
+    assert not list((tmp_path / "second").glob(".mlflow.db.new*"))
+
+
+def test_threads_and_a_forked_process_have_connections_of_their_own(trackers: list[MLflowTracker]) -> None:
+    tracker = trackers[0]
+    run = tracker.create_run(tracker.create_experiment("e"), "first", {})
+
+    def write(key: str) -> None:
+        for i in range(20):
+            tracker.write(run.id, {}, [Metric(key, float(i), i, float(i))], {})
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(write, ["m0", "m1", "m2", "m3"]))
+    pid = os.fork()
+    if not pid:
+        write("forked")
+        os._exit(0)
+    write("m4")
+    assert os.waitpid(pid, 0)[1] == 0
+    assert tracker.read(run.id).metrics == dict.fromkeys(["m0", "m1", "m2", "m3", "m4", "forked"], 19.0)

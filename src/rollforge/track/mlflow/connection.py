@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import re
 import socket
 import sqlite3
+import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from rollforge.confidential import mask_error, mask_secrets
 from rollforge.errors import RecorderNotFound, TrackingError, TrackingUnavailable
 from rollforge.paths import read_path
+from rollforge.track.mlflow import database as files
 from rollforge.track.mlflow.database import check_database, create_database, is_new, locked, tune
 from rollforge.track.mlflow.library import check_installed, first_line, import_mlflow, our_call, quiet
-from rollforge.track.mlflow.rows import Rows, rows_of
+from rollforge.track.mlflow.rows import Declined, Refused, Rows, are_allowed
+from rollforge.track.mlflow.values import as_entities
 
 __all__ = ["Connection"]
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
 
 _BROKEN = (
     "readonly database", "unable to open", "malformed", "not a database", "disk is full", "disk I/O", "no such table",
@@ -74,48 +83,105 @@ class Connection:
 
     @property
     def _store(self) -> object:
-        if self._opened is None or self._process != os.getpid():
-            self.open()
+        """MLflow's store. It is opened when it is needed: importing MLflow takes seconds."""
+        self.open()
+        if self._opened is None:
+            self.import_library()
+            with self._opening:
+                if self._opened is None:
+                    self._opened = self._in_database(self._get_mlflow_store)
         return self._opened
+
+    @property
+    def rows(self) -> Rows | None:
+        """The runs of the database as rows; None if only MLflow reads and writes them."""
+        self.open()
+        return self._rows
 
     def open(self) -> None:
         """Open the store; a new database is created."""
+        if self._process == os.getpid():
+            return
+        if self._needs_library():
+            self.import_library()  # before the locks: it takes two seconds
         with self._opening:  # another thread must not use a store that is only partly set up
-            if self._opened is None or self._process != os.getpid():
-                self._opened = self._open_again()
-                self._rows = self._rows_of(self._opened)
+            if self._process != os.getpid():
+                self._open_again()
                 self._process = os.getpid()
 
-    def _open_again(self) -> Any:
+    def _needs_library(self) -> bool:
+        """Return whether MLflow itself must open the store; unknown tables are noticed later."""
+        if self.database is None or not are_allowed():
+            return True
+        return not files.known_revision() or (is_new(self.database) and not files.is_kept())
+
+    def warm_up(self) -> None:
+        """Import what the store needs, without opening it."""
+        if self._needs_library():
+            self.import_library()
+
+    def _open_again(self) -> None:
         if self._opened is not None and self.database is not None:
             self._opened.engine.dispose(close=False)  # after a fork, the connections belong to the parent
+        self._opened = self._rows = None
         if self.database is None:
             self._check_reachable()
-            return self._get_store(None)
-        self.import_library()  # before the lock: it takes two seconds
+            self._opened = self._get_store(None)
+            return
+        self._rows = self._in_database(self._known_rows)
+        if self._rows is None:
+            self._opened = self._in_database(self._get_mlflow_store)
+            self._rows = self._in_database(self._rows_of)
+
+    def _in_database(self, work: Callable[[Path], T]) -> T:
+        """Do something with the database while no other process opens it."""
+        assert self.database is not None
         try:
             self.database.parent.mkdir(parents=True, exist_ok=True)
             with locked(self.database):
                 if is_new(self.database):
                     create_database(self.database)
                 check_database(self.database)
-                opened = self._get_store(str(self.database.parent / "mlartifacts"))
+                return work(self.database)
         except TrackingUnavailable:  # also an OSError, but already complete
             raise
         except OSError as exc:
             raise self.unavailable(exc.strerror or str(exc)) from exc
         except sqlite3.Error as exc:
             raise self.unavailable(str(exc)) from exc
+        except Refused as exc:
+            raise self.unavailable(first_line(exc)) from exc
+
+    def _known_rows(self, database: Path) -> Rows | None:
+        """Return the rows of a database whose tables are those of the installed MLflow; None if that is not known."""
+        rows = Rows(database, files.BUSY_MS)
+        known = are_allowed() and rows.revision() == (files.known_revision() or None) and not rows.unknown_table()
+        return rows if known else None
+
+    def _get_mlflow_store(self, database: Path) -> Any:
+        opened = self._get_store(str(database.parent / "mlartifacts"))
         tune(opened.engine)
         return opened
 
-    def _rows_of(self, store: Any) -> Rows | None:
-        from mlflow.exceptions import MlflowException
+    def _rows_of(self, database: Path) -> Rows | None:
+        """Return the rows of a database that MLflow has opened."""
+        from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-        try:
-            return None if self.database is None else rows_of(store)
-        except MlflowException as exc:
-            raise self.unavailable(first_line(exc)) from exc
+        if not are_allowed() or type(self._opened) is not SqlAlchemyStore:
+            return None
+        rows = Rows(database, files.BUSY_MS)
+        if unknown := rows.unknown_table():
+            log.info("Runs are written by MLflow alone: its table %r is not as expected.", unknown)
+            return None
+        files.keep_revision(rows.revision())
+        return rows
+
+    def close(self) -> None:
+        """Close the connections to the database."""
+        if self._opened is not None and self.database is not None:
+            self._opened.engine.dispose()
+        if self._rows is not None:
+            self._rows.close()
 
     def import_library(self) -> Any:
         """Import what opening the store needs, and return the module of MLflow that opens stores."""
@@ -180,32 +246,44 @@ class Connection:
         Writing a tag is also retried if another process writes it at the same time: MLflow looks for it and then inserts it.
         With `registry`, the method is that of the store's model registry.
         """
-        from mlflow.exceptions import MlflowException
-
-        store = self._registry if registry else self._store
-        method = None if registry or self._rows is None else getattr(self._rows, name, None)
+        method = None if registry else getattr(self.rows, name, None)
+        if method is None:
+            method = self._method_of_mlflow(name, registry=registry)
         for attempt in range(20):
             our_call.active += 1
             try:
-                return (method or getattr(store, name))(*args, **kwargs)
-            except MlflowException as exc:
+                return method(*args, **kwargs)
+            except Declined:
+                method = self._method_of_mlflow(name)
+                continue
+            except Exception as exc:
                 message = first_line(exc)
-                if exc.error_code == "RESOURCE_DOES_NOT_EXIST":
+                code = _error_code(exc)
+                if code is None:  # a damaged file can raise anything in MLflow and its YAML parser
+                    raise TrackingError(
+                        f"The tracking store {mask_secrets(self.uri)} contains data that MLflow cannot read "
+                        f"({type(exc).__name__}: {message})."
+                    ) from exc
+                if code == "RESOURCE_DOES_NOT_EXIST":
                     raise RecorderNotFound(f"{message} (in {mask_secrets(self.uri)})") from exc
                 again = name in _WRITES_AGAIN and any(sign in message for sign in _AT_ONCE)
                 if "database is locked" not in message and not again:
                     raise self._translated(message) from exc
                 last = exc
-            except Exception as exc:  # a damaged file can raise anything in MLflow and its YAML parser
-                raise TrackingError(
-                    f"The tracking store {mask_secrets(self.uri)} contains data that MLflow cannot read "
-                    f"({type(exc).__name__}: {first_line(exc)})."
-                ) from exc
             finally:
                 our_call.active -= 1
             # SQLite fails at once, whatever its timeout, if a transaction that has read cannot become a write.
             time.sleep(random.uniform(0.01, 0.05) * (attempt + 1))
         raise self.unavailable("it is locked by another process") from last
+
+    def _method_of_mlflow(self, name: str, *, registry: bool = False) -> Callable[..., Any]:
+        """Return a method of MLflow's store, which gets values as MLflow's own objects."""
+        method = getattr(self._registry if registry else self._store, name)
+
+        def called(*args: object, **kwargs: object) -> Any:
+            return method(*map(as_entities, args), **{key: as_entities(value) for key, value in kwargs.items()})
+
+        return called
 
     def _translated(self, message: str) -> TrackingError:
         if any(sign in message for sign in _BROKEN):
@@ -213,6 +291,13 @@ class Connection:
         if message.startswith("The run ") and message.endswith("Current state is deleted."):
             return RecorderNotFound(f"{message} (in {mask_secrets(self.uri)})")
         return TrackingError(f"MLflow: {message} (in {mask_secrets(self.uri)})")
+
+
+def _error_code(exc: Exception) -> str | None:
+    """Return the code of an error that MLflow, or :class:`~rollforge.track.mlflow.rows.Rows`, raises on purpose; else None."""
+    library = sys.modules.get("mlflow.exceptions")
+    kinds = (Refused,) if library is None else (Refused, library.MlflowException)
+    return str(exc.error_code) if isinstance(exc, kinds) else None
 
 
 def _absolute(path: str) -> Path:

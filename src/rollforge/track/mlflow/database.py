@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import sqlite3
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,15 +14,25 @@ from typing import TYPE_CHECKING
 
 from rollforge.confidential import private_file, private_folder
 from rollforge.session import current_session
-from rollforge.track.mlflow.library import first_line, import_mlflow, quiet
+from rollforge.track.mlflow.library import first_line, import_mlflow, installed_version, quiet
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
     from sqlalchemy.engine.interfaces import DBAPIConnection
 
-__all__ = ["check_database", "create_database", "is_new", "locked", "tune"]
+__all__ = [
+    "BUSY_MS",
+    "check_database",
+    "create_database",
+    "is_kept",
+    "is_new",
+    "keep_revision",
+    "known_revision",
+    "locked",
+    "tune",
+]
 
-_BUSY_MS = 60_000
+BUSY_MS = 60_000
 
 
 @contextlib.contextmanager
@@ -38,29 +49,72 @@ def create_database(database: Path) -> None:
     """Create the database under a temporary name and rename it, so that a killed process leaves no partial one."""
     draft = database.with_name(f".{database.name}.new")
     empty = _empty_database(database.parent)
+    artifacts = database.parent / "mlartifacts"
     try:
+        for left in database.parent.glob(f"{draft.name}*"):  # by a process that was killed
+            left.unlink()
         private_file(draft)
         shutil.copyfile(empty, draft)
-        private_folder(database.parent / "mlartifacts")
+        private_folder(artifacts)
+        with contextlib.closing(sqlite3.connect(str(draft))) as connection:
+            now = time.time_ns() // 1_000_000
+            connection.execute(
+                "UPDATE experiments SET artifact_location = ? || '/' || experiment_id, creation_time = ?, last_update_time = ?",
+                (str(artifacts), now, now),
+            )
+            connection.commit()
         draft.replace(database)
     finally:
         if empty.parent == database.parent:
             empty.unlink()
 
 
+def _cache() -> Path:
+    return Path(current_session().cache) / "mlflow"
+
+
+def _kept() -> Path:
+    """Return the path of the kept database, which the installed version of MLflow has created."""
+    return _cache() / f"new-{installed_version()}.db"
+
+
+def is_kept() -> bool:
+    """Return whether a new database can be created without importing MLflow."""
+    return _kept().exists()
+
+
+def known_revision() -> str:
+    """Return the version of the tables in databases of the installed MLflow; empty if it is not known yet."""
+    try:
+        return _note().read_text(encoding="utf-8").strip()
+    except (OSError, ValueError):
+        return ""
+
+
+def keep_revision(revision: str) -> None:
+    """Keep the version of the tables in a database that the installed MLflow has opened."""
+    if revision and known_revision() != revision:
+        with contextlib.suppress(OSError):  # without the cache, each process asks MLflow
+            _cache().mkdir(parents=True, exist_ok=True)
+            draft = _note().with_name(f".{uuid.uuid4().hex}.txt")
+            draft.write_text(revision, encoding="utf-8")
+            draft.replace(_note())
+
+
+def _note() -> Path:
+    return _cache() / f"tables-{installed_version()}.txt"
+
+
 def _empty_database(next_to: Path) -> Path:
     """Return the path of a database without runs.
 
-    MLflow's migrations take a second, so the result is kept in the cache. If the cache is not writable, it is created
-    in the folder `next_to`.
+    It has MLflow's default experiment. MLflow's migrations take a second, so the result is kept in the cache. If the cache is
+    not writable, it is created in the folder `next_to`.
     """
-    from mlflow.version import VERSION
-
-    utils = import_mlflow()
-    folder = Path(current_session().cache) / "mlflow"
-    kept = folder / f"empty-{VERSION}.db"
+    folder, kept = _cache(), _kept()
     if kept.exists():
         return kept
+    utils = import_mlflow()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         keeping = os.access(folder, os.W_OK)
@@ -72,9 +126,6 @@ def _empty_database(next_to: Path) -> Path:
         with quiet():
             utils._get_store(f"sqlite:///{database}", str(database.parent)).engine.dispose()
         with contextlib.closing(sqlite3.connect(str(database))) as connection:
-            # The artifact location of MLflow's default experiment would be next to this temporary file.
-            connection.execute("DELETE FROM experiments")
-            connection.commit()
             # In WAL mode, readers and a writer do not block each other; four writers were twice as fast.
             connection.execute("PRAGMA journal_mode = WAL")
     except Exception as exc:
@@ -87,7 +138,7 @@ def _empty_database(next_to: Path) -> Path:
 def check_database(file: Path) -> None:
     """Check that the file is a readable database: MLflow retries a damaged one for a minute."""
     with contextlib.closing(
-        sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True, timeout=_BUSY_MS / 1000)
+        sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True, timeout=BUSY_MS / 1000)
     ) as connection:
         connection.execute("SELECT name FROM sqlite_master LIMIT 1").fetchall()
 
@@ -106,7 +157,7 @@ def tune(engine: Engine) -> None:
 
     def settings(connection: DBAPIConnection, record: object) -> None:
         cursor = connection.cursor()
-        cursor.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
+        cursor.execute(f"PRAGMA busy_timeout = {BUSY_MS}")
         cursor.execute("PRAGMA synchronous = NORMAL")
         cursor.close()
 

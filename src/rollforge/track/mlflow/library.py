@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import importlib.metadata
 import importlib.util
 import logging
 import os
@@ -13,7 +15,7 @@ from typing import Any
 from rollforge.errors import MissingDependency
 from rollforge.importing import without_collections
 
-__all__ = ["check_installed", "first_line", "import_mlflow", "our_call", "quiet"]
+__all__ = ["check_installed", "first_line", "import_mlflow", "installed_version", "our_call", "quiet"]
 
 _NOISY = ("mlflow", "alembic", "alembic.runtime.migration", "mlflow.store.db.utils")
 
@@ -67,6 +69,15 @@ def check_installed(packages: Sequence[str]) -> None:
             found = None
         if found is None:
             raise _missing(package)
+
+
+@functools.cache
+def installed_version() -> str:
+    """Return the version of MLflow, without importing it; empty if that is not known."""
+    for distribution in ("mlflow-skinny", "mlflow"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            return importlib.metadata.version(distribution)
+    return ""
 
 
 def import_mlflow(*, database: bool = False) -> Any:

@@ -1,72 +1,103 @@
-"""The runs in MLflow's SQLite file, written and read as rows.
+"""Experiments and runs in MLflow's SQLite file, written and read as rows.
 
 MLflow's own methods open a session for each kind of value, and load the run again in each. To create a run, write it once
 and end it, they need forty statements of its object-relational mapper, which is most of what a small task costs. A
-transaction of theirs that reads before it writes also fails at once if another process has written in between.
+transaction of theirs that reads before it writes also fails at once if another process has written in between. Importing
+MLflow takes two seconds of processor time in every process; nothing here needs it.
 
 The methods of :class:`Rows` have the names, arguments and errors of MLflow's, and write the same rows, in one transaction
-each. If MLflow's tables are not those that this module knows, :func:`rows_of` returns None, and MLflow does everything.
+each. If MLflow's tables are not those that this module knows, MLflow does everything.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import math
 import os
 import sqlite3
 import sys
+import threading
+import time
 import uuid
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-__all__ = ["SWITCH", "Rows", "rows_of"]
+from rollforge.store.sqlite_database import Connected
+from rollforge.track.mlflow.names import CUT, MAX_PARAM, MAX_TAG, safe_key
+from rollforge.track.mlflow.values import Metric, Param, RunStatus, Tag
+from rollforge.track.tracker import RunQuery
 
-log = logging.getLogger(__name__)
+__all__ = ["SWITCH", "Declined", "Refused", "Rows", "are_allowed"]
 
 SWITCH = "ROLLFORGE_MLFLOW_ROWS"
 """Environment variable. ``off`` leaves the whole work to MLflow."""
 
 _VALUE = {"key", "value", "run_uuid"}
 _METRIC = _VALUE | {"timestamp", "step", "is_nan"}
+_EXPERIMENT = {"experiment_id", "name", "artifact_location", "lifecycle_stage", "creation_time", "last_update_time"}
+_WORKSPACE = "workspace"
+"""A column that the tables of experiments have since MLflow 3.10."""
 _TABLES = {
     "runs": {
         "run_uuid", "name", "source_type", "source_name", "entry_point_name", "user_id", "status", "start_time", "end_time",
         "source_version", "lifecycle_stage", "artifact_uri", "experiment_id", "deleted_time",
     },
-    "tags": _VALUE, "params": _VALUE, "metrics": _METRIC, "latest_metrics": _METRIC,
+    "tags": _VALUE, "params": _VALUE, "metrics": _METRIC, "latest_metrics": _METRIC, "experiments": _EXPERIMENT,
+    "experiment_tags": {"key", "value", "experiment_id"},
 }  # fmt: skip
-"""The tables of runs, with their columns."""
+"""The tables of experiments and runs, with their columns."""
 _NAME = "mlflow.runName"
 """The tag that repeats the name of a run."""
+_STATUSES = ("RUNNING", "SCHEDULED", "FINISHED", "FAILED", "KILLED")
+_LONGEST_NAME = 200
 
 
-def rows_of(store: Any) -> Rows | None:
-    """Return the rows of one of MLflow's stores; None if it is no SQLite file with the tables that this module knows."""
-    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-
-    if os.environ.get(SWITCH) == "off" or type(store) is not SqlAlchemyStore or store.engine.name != "sqlite":
-        return None
-    rows = Rows(store.engine)
-    if unknown := rows.unknown_table():
-        log.info("Runs are written by MLflow alone: its table %r is not as expected.", unknown)
-        return None
-    return rows
-
-
-class Rows:
-    """The runs of one database, by methods of MLflow's tracking store.
+class Refused(Exception):
+    """A call is refused, as by MLflow's ``MlflowException``.
 
     Parameters
     ----------
-    engine : sqlalchemy.Engine
-        The store's connections.
+    message : str
+        What is wrong.
+    error_code : str
+        One of MLflow's codes.
     """
 
-    def __init__(self, engine: Any) -> None:
-        self._engine = engine
+    def __init__(self, message: str, error_code: str) -> None:
+        super().__init__(message)
+        self.error_code = error_code
+
+
+class Declined(Exception):
+    """A call is left to MLflow: its arguments are unusual."""
+
+
+def are_allowed() -> bool:
+    """Return whether rows may be written without MLflow, by the user's choice, and as MLflow is set up."""
+    return os.environ.get(SWITCH) != "off" and os.environ.get("MLFLOW_ENABLE_WORKSPACES", "").lower() not in (
+        "true",
+        "1",
+    )
+
+
+class Rows:
+    """The experiments and runs of one database, by methods of MLflow's tracking store.
+
+    Parameters
+    ----------
+    database : Path
+        The file.
+    busy_ms : int
+        How long to wait for a lock, in milliseconds.
+    """
+
+    def __init__(self, database: Path, busy_ms: int) -> None:
+        self._file = database
+        self._busy_ms = busy_ms
+        self._local = threading.local()
 
     def unknown_table(self) -> str:
         """Return the first table that is not as expected; empty if all are."""
@@ -74,9 +105,45 @@ class Rows:
             for table, columns in _TABLES.items():
                 found = {name for _, name, *_ in database.execute(f"PRAGMA table_info({table})")}
                 triggers = "SELECT 1 FROM sqlite_master WHERE type = 'trigger' AND tbl_name = ?"
-                if found != columns or database.execute(triggers, (table,)).fetchone():
+                apart = found - {_WORKSPACE} if table == "experiments" else found
+                if apart != columns or database.execute(triggers, (table,)).fetchone():
+                    return table
+                if (
+                    apart != found
+                    and database.execute(f"SELECT 1 FROM {table} WHERE workspace <> 'default'").fetchone()
+                ):
                     return table
         return ""
+
+    def revision(self) -> str:
+        """Return the version of the tables; empty if there is none."""
+        with self._transaction(writing=False) as database:
+            if not database.execute("PRAGMA table_info(alembic_version)").fetchone():
+                return ""
+            found = database.execute("SELECT version_num FROM alembic_version").fetchone()
+        return str(found[0]) if found else ""
+
+    def _connection(self) -> sqlite3.Connection:
+        """Return the connection of this thread and process."""
+        opened: Connected | None = getattr(self._local, "opened", None)
+        if opened is None or opened.pid != os.getpid():
+            self._inherited = opened  # closing the connection of a parent process would release its locks
+            connection = sqlite3.connect(
+                f"{self._file.as_uri()}?mode=rw", uri=True, timeout=self._busy_ms / 1000, isolation_level=None,
+                check_same_thread=False,
+            )  # fmt: skip
+            opened = self._local.opened = Connected(connection, time.time, str(self._file))
+            # In WAL mode, synchronous=NORMAL loses no committed batch if a process is killed.
+            connection.execute("PRAGMA synchronous = NORMAL")
+            connection.execute("PRAGMA foreign_keys = ON")
+        return opened.connection
+
+    def close(self) -> None:
+        """Close the connection of this thread."""
+        opened: Connected | None = getattr(self._local, "opened", None)
+        if opened is not None and opened.pid == os.getpid():
+            opened.connection.close()
+        self._local.opened = None
 
     @contextlib.contextmanager
     def _transaction(self, *, writing: bool = True) -> Iterator[sqlite3.Connection]:
@@ -84,48 +151,93 @@ class Rows:
 
         It gets the lock for writing when it begins. If it read first, it could not write after another process has.
         """
-        from mlflow.exceptions import MlflowException
-        from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
-        from sqlalchemy.exc import SQLAlchemyError
-
         try:
-            with contextlib.closing(
-                self._engine.raw_connection()
-            ) as borrowed:  # which rolls back what is not committed
-                database: sqlite3.Connection = borrowed.driver_connection
-                database.execute("BEGIN IMMEDIATE" if writing else "BEGIN")
+            database = self._connection()
+            database.execute("BEGIN IMMEDIATE" if writing else "BEGIN")
+            try:
                 yield database
-                database.commit()
-        except (sqlite3.Error, SQLAlchemyError) as exc:  # the latter if all connections are in use
-            raise MlflowException(f"({type(exc).__name__}) {exc}", TEMPORARILY_UNAVAILABLE) from exc
+                database.execute("COMMIT")
+            except BaseException:
+                with contextlib.suppress(sqlite3.Error):
+                    database.execute("ROLLBACK")
+                raise
+        except sqlite3.Error as exc:
+            raise Refused(f"({type(exc).__name__}) {exc}", "TEMPORARILY_UNAVAILABLE") from exc
         except (OverflowError, TypeError, ValueError) as exc:
             if not writing:
                 raise
             raise _invalid(f"A value cannot be stored: {exc}") from exc  # such as text that is not Unicode
 
-    # -- MLflow's methods ----------------------------------------------------------------------------------------------
+    # -- experiments ---------------------------------------------------------------------------------------------------
 
-    def create_run(self, experiment_id: str, user_id: str, start_time: int, tags: Sequence[Any], run_name: str) -> Any:
+    def get_experiment(self, experiment_id: str) -> Any:
+        """Return an experiment, which may be deleted."""
+        found = self._experiments("experiment_id = ?", _number(experiment_id))
+        if not found:
+            raise _missing(f"No Experiment with id={experiment_id} exists")
+        return found[0]
+
+    def get_experiment_by_name(self, name: str) -> Any:
+        """Return an experiment, which may be deleted; None if there is none."""
+        return next(iter(self._experiments("name = ?", name)), None)
+
+    def search_experiments(self, view_type: int, max_results: int, page_token: str | None) -> Any:
+        """Return the experiments that are not deleted, latest first, all of them."""
+        return _Page(self._experiments("lifecycle_stage = ?", "active"))
+
+    def _experiments(self, condition: str, value: object) -> list[Any]:
+        query = (
+            "SELECT experiment_id, name, artifact_location, lifecycle_stage FROM experiments "
+            f"WHERE {condition} ORDER BY creation_time DESC, experiment_id"
+        )
+        with self._transaction(writing=False) as database:
+            found = database.execute(query, (value,)).fetchall()
+        return [
+            SimpleNamespace(experiment_id=str(i), name=name, artifact_location=place, lifecycle_stage=stage)
+            for i, name, place, stage in found
+        ]
+
+    def create_experiment(self, name: str) -> str:
+        """Create an experiment, and return its id."""
+        root = str(self._file.parent / "mlartifacts")
+        if not 0 < len(name) <= _LONGEST_NAME or not _is_plain(root):
+            raise Declined
+        now = time.time_ns() // 1_000_000
+        with self._transaction() as database:
+            if database.execute("SELECT 1 FROM experiments WHERE name = ?", (name,)).fetchone():
+                raise Refused(f"Experiment(name={name}) already exists.", "RESOURCE_ALREADY_EXISTS")
+            query = "INSERT INTO experiments (name, lifecycle_stage, creation_time, last_update_time) VALUES (?, 'active', ?, ?)"
+            experiment_id = database.execute(query, (name, now, now)).lastrowid
+            database.execute(
+                "UPDATE experiments SET artifact_location = ? WHERE experiment_id = ?",
+                (f"{root}/{experiment_id}", experiment_id),
+            )
+        return str(experiment_id)
+
+    def set_experiment_tag(self, experiment_id: str, tag: Tag) -> None:
+        """Set a tag of an experiment."""
+        with self._transaction() as database:
+            _location(database, experiment_id)
+            database.execute(
+                "INSERT INTO experiment_tags (key, value, experiment_id) VALUES (?, ?, ?) "
+                "ON CONFLICT (key, experiment_id) DO UPDATE SET value = excluded.value",
+                (tag.key, tag.value, _number(experiment_id)),
+            )
+
+    # -- runs ----------------------------------------------------------------------------------------------------------
+
+    def create_run(self, experiment_id: str, user_id: str, start_time: int, tags: Sequence[Tag], run_name: str) -> Any:
         """Create a running run, and return it."""
-        from mlflow.utils.name_utils import _generate_random_name
-        from mlflow.utils.uri import append_to_uri_path
-
         values = {tag.key: tag.value for tag in tags}
         named = values.get(_NAME)
         if run_name and named and run_name != named:
             raise _invalid(f"The run has two names, {run_name!r} and, in the tag {_NAME!r}, {named!r}.")
-        run_name = run_name or named or _generate_random_name()  # type: ignore[no-untyped-call]
+        run_name = run_name or named or ""
+        if not run_name:  # MLflow makes one
+            raise Declined
         run_id = uuid.uuid4().hex
         with self._transaction() as database:
-            query = "SELECT artifact_location, lifecycle_stage FROM experiments WHERE experiment_id = ?"
-            found = database.execute(query, (int(experiment_id),)).fetchone()
-            if found is None:
-                raise _missing(f"No Experiment with id={experiment_id} exists")
-            if found[1] != "active":
-                raise _invalid(
-                    f"The experiment {experiment_id} must be in the 'active' state. Current state is {found[1]}."
-                )
-            location = append_to_uri_path(found[0], run_id, "artifacts")  # type: ignore[no-untyped-call]
+            location = f"{_location(database, experiment_id)}/{run_id}/artifacts"
             database.execute(
                 "INSERT INTO runs (run_uuid, name, source_type, source_name, entry_point_name, user_id, status, start_time, "
                 "source_version, lifecycle_stage, artifact_uri, experiment_id) "
@@ -135,24 +247,31 @@ class Rows:
             _set_tags(database, run_id, {**values, _NAME: run_name})
         return _run(run_id, run_name, int(experiment_id), "RUNNING", start_time, None, "active", location)
 
-    def update_run_info(self, run_id: str, run_status: int, end_time: int | None, run_name: str | None) -> None:
+    def update_run_info(self, run_id: str, run_status: RunStatus, end_time: int | None, run_name: str | None) -> None:
         """Set the status of a run, and its end and its name unless they are None."""
-        from mlflow.entities import RunStatus
-
+        if run_status.name not in _STATUSES:
+            raise Declined
         with self._transaction() as database:
             _check_active(database, run_id)
             database.execute(
                 "UPDATE runs SET status = ?, end_time = COALESCE(?, end_time) WHERE run_uuid = ?",
-                (RunStatus.to_string(run_status), end_time, run_id),
+                (run_status.name, end_time, run_id),
             )
             if run_name:
                 _set_tags(database, run_id, {_NAME: run_name})
 
-    def set_tag(self, run_id: str, tag: Any) -> None:
+    def set_tag(self, run_id: str, tag: Tag) -> None:
         """Set a tag of a run."""
         self.log_batch(run_id, (), (), (tag,))
 
-    def log_batch(self, run_id: str, metrics: Sequence[Any], params: Sequence[Any], tags: Sequence[Any]) -> None:
+    def delete_tag(self, run_id: str, key: str) -> None:
+        """Delete a tag of a run."""
+        with self._transaction() as database:
+            _check_active(database, run_id)
+            if not database.execute("DELETE FROM tags WHERE run_uuid = ? AND key = ?", (run_id, key)).rowcount:
+                raise _missing(f"No tag with name: {key} in run with id {run_id}")
+
+    def log_batch(self, run_id: str, metrics: Sequence[Metric], params: Sequence[Param], tags: Sequence[Tag]) -> None:
         """Write values of a run."""
         with self._transaction() as database:
             _check_active(database, run_id)
@@ -166,21 +285,76 @@ class Rows:
     def get_run(self, run_id: str) -> Any:
         """Return a run with its params, tags, and the latest value of each metric."""
         with self._transaction(writing=False) as database:
-            query = (
-                "SELECT name, experiment_id, status, start_time, end_time, lifecycle_stage, artifact_uri "
-                "FROM runs WHERE run_uuid = ?"
-            )
-            found = database.execute(query, (run_id,)).fetchone()
-            if found is None:
+            found = _runs(database, "run_uuid = ?", (run_id,))
+        if not found:
+            raise _missing(f"Run with id={run_id} not found")
+        return found[0]
+
+    def runs(self, experiment_ids: Sequence[str], query: RunQuery) -> list[Any]:
+        """Return runs that are not deleted, with their values, in any order: all that match a query, and maybe more.
+
+        Parameters
+        ----------
+        experiment_ids : sequence of str
+            Their experiments.
+        query : RunQuery
+            Its statuses, name, params and tags are looked for; its filter, order and limit are ignored.
+        """
+        conditions = ["lifecycle_stage = 'active'", "experiment_id IN (SELECT value FROM json_each(?))"]
+        values: list[object] = [json.dumps([_number(i) for i in experiment_ids])]
+        if query.status:
+            conditions.append("status IN (SELECT value FROM json_each(?))")
+            values.append(json.dumps(query.status))
+        if query.name is not None:
+            conditions.append("COALESCE(NULLIF(name, ''), ?) = ?")
+            values += [query.name, query.name]
+        for table, wanted, most in (("params", query.params, MAX_PARAM), ("tags", query.tags, MAX_TAG)):
+            for key, value in wanted.items():
+                if len(value) <= most and CUT.search(value) is None:  # others are stored in a shortened form
+                    conditions.append(f"run_uuid IN (SELECT run_uuid FROM {table} WHERE key = ? AND value = ?)")
+                    values += [safe_key(key), value]
+        with self._transaction(writing=False) as database:
+            return _runs(database, " AND ".join(conditions), values)
+
+    def get_metric_history(self, run_id: str, metric_key: str, max_results: int, page_token: str | None) -> Any:
+        """Return all values of a metric of a run."""
+        where = "WHERE run_uuid = ? AND key = ? ORDER BY timestamp, step, value"
+        query = f"SELECT value, timestamp, step, is_nan FROM metrics {where}"
+        with self._transaction(writing=False) as database:
+            if not database.execute("SELECT 1 FROM runs WHERE run_uuid = ?", (run_id,)).fetchone():
                 raise _missing(f"Run with id={run_id} not found")
-            run = _run(run_id, *found)
-            of_run = "WHERE run_uuid = ?"
-            run.data.params = dict(database.execute(f"SELECT key, value FROM params {of_run}", (run_id,)))
-            run.data.tags = dict(database.execute(f"SELECT key, value FROM tags {of_run}", (run_id,)))
-            latest = database.execute(f"SELECT key, value, is_nan FROM latest_metrics {of_run}", (run_id,))
-            run.data.metrics = {key: math.nan if is_nan else value for key, value, is_nan in latest}
+            found = database.execute(query, (run_id, metric_key)).fetchall()
+        return _Page(
+            Metric(metric_key, math.nan if is_nan else value, when, step) for value, when, step, is_nan in found
+        )
+
+
+class _Page(list[Any]):
+    """A list that is complete, as MLflow's ``PagedList``."""
+
+    token = None
+
+
+def _runs(database: sqlite3.Connection, condition: str, values: Sequence[object]) -> list[Any]:
+    """Return runs with their params, tags, and the latest value of each metric."""
+    query = (
+        "SELECT run_uuid, name, experiment_id, status, start_time, end_time, lifecycle_stage, artifact_uri FROM runs"
+    )
+    found = {row[0]: _run(*row) for row in database.execute(f"{query} WHERE {condition}", values)}
+    one = next(iter(found.values())) if len(found) == 1 else None
+    own = "= ?" if one is not None else f"IN (SELECT run_uuid FROM runs WHERE {condition})"
+    given: Sequence[object] = (one.info.run_id,) if one is not None else values
+    for table in ("params", "tags") if found else ():
+        for run_id, key, value in database.execute(
+            f"SELECT run_uuid, key, value FROM {table} WHERE run_uuid {own}", given
+        ):
+            getattr(found[run_id].data, table)[key] = value
+    latest = f"SELECT run_uuid, key, value, is_nan FROM latest_metrics WHERE run_uuid {own}"
+    for run_id, key, value, is_nan in database.execute(latest, given) if found else ():
+        found[run_id].data.metrics[key] = math.nan if is_nan else value
+    for run in found.values():
         run.info.run_name = run.info.run_name or run.data.tags.get(_NAME)
-        return run
+    return list(found.values())
 
 
 def _run(
@@ -195,17 +369,41 @@ def _run(
 
 
 def _missing(message: str) -> Exception:
-    from mlflow.exceptions import MlflowException
-    from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST
-
-    return MlflowException(message, RESOURCE_DOES_NOT_EXIST)
+    return Refused(message, "RESOURCE_DOES_NOT_EXIST")
 
 
 def _invalid(message: str) -> Exception:
-    from mlflow.exceptions import MlflowException
-    from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
+    return Refused(message, "INVALID_PARAMETER_VALUE")
 
-    return MlflowException(message, INVALID_PARAMETER_VALUE)
+
+def _number(experiment_id: str) -> int:
+    try:
+        return int(experiment_id)
+    except ValueError as exc:
+        raise _missing(f"No Experiment with id={experiment_id} exists") from exc
+
+
+def _location(database: sqlite3.Connection, experiment_id: str) -> str:
+    """Return the folder of the artifacts of an experiment, after checking that it exists and is not deleted."""
+    query = "SELECT artifact_location, lifecycle_stage FROM experiments WHERE experiment_id = ?"
+    found = database.execute(query, (_number(experiment_id),)).fetchone()
+    if found is None:
+        raise _missing(f"No Experiment with id={experiment_id} exists")
+    if found[1] != "active":
+        raise _invalid(f"The experiment {experiment_id} must be in the 'active' state. Current state is {found[1]}.")
+    if not isinstance(found[0], str) or not _is_plain(found[0]):
+        raise Declined
+    return found[0]
+
+
+def _is_plain(location: str) -> bool:
+    """Return whether a folder is written as an absolute path, to which names can be appended."""
+    return (
+        location.startswith("/")
+        and not location.endswith("/")
+        and location.isprintable()
+        and not set(location) & set("?#;")
+    )
 
 
 def _check_active(database: sqlite3.Connection, run_id: str) -> None:
@@ -246,7 +444,7 @@ def _add_params(database: sqlite3.Connection, run_id: str, params: dict[str, str
             )
 
 
-def _add_metrics(database: sqlite3.Connection, run_id: str, metrics: Sequence[Any]) -> None:
+def _add_metrics(database: sqlite3.Connection, run_id: str, metrics: Sequence[Metric]) -> None:
     """Add values of metrics, and update the latest value of each: that of the highest step, and of the last time in it."""
     rows = []
     for metric in metrics:

@@ -11,12 +11,13 @@ from typing import Any
 from rollforge.confidential import mask_secrets
 from rollforge.errors import RecorderNotFound, TrackingError, shown
 from rollforge.track.artifact_files import Files, LocalFiles, probe_folder
-from rollforge.track.filters import matches
+from rollforge.track.filters import matches, sort_runs
 from rollforge.track.mlflow.connection import Connection
 from rollforge.track.mlflow.files import RemoteFiles, local_folder
 from rollforge.track.mlflow.names import CUT, LONG_VALUES, MAX_PARAM, MAX_TAG, number, plain_key, safe_key, shortened
 from rollforge.track.mlflow.query import filter_text, order_text
 from rollforge.track.mlflow.registry import Registry
+from rollforge.track.mlflow.values import Metric as MetricValue, Param, RunStatus, Tag
 from rollforge.track.tracker import Metric, RunData, RunInfo, RunQuery
 
 __all__ = ["MLflowTracker"]
@@ -25,6 +26,8 @@ _PARAMS_PER_BATCH = 100  # the limit for tags is the same
 _METRICS_PER_BATCH = 800  # the limit is 1000 including params and tags
 _PAGE = 1000
 _REMOTE_KEPT = 64
+_ACTIVE_ONLY = 1
+"""MLflow's ``ViewType.ACTIVE_ONLY``: what is not deleted."""
 _CHECKED = "rollforge.checked"
 """Experiment tag: the last host that has checked that it can record runs there."""
 
@@ -57,7 +60,7 @@ class MLflowTracker:
         self._registry = Registry(self._connection)
 
     def warm_up(self) -> None:
-        self._connection.import_library()
+        self._connection.warm_up()
 
     def prepare(self) -> None:
         if self._connection.folder is not None:  # only here: reading must not create a folder that does not exist
@@ -68,12 +71,10 @@ class MLflowTracker:
         self._connection.open()
 
     def check_writable(self, experiment_name: str) -> None:
-        from mlflow.entities import ExperimentTag
-
         self.prepare()
         found = self.find_experiment(name=experiment_name)
         experiment_id = self.create_experiment(experiment_name) if found is None else found[0]
-        self._connection.call("set_experiment_tag", experiment_id, ExperimentTag(_CHECKED, socket.gethostname()))
+        self._connection.call("set_experiment_tag", experiment_id, Tag(_CHECKED, socket.gethostname()))
         place = local_folder(str(self._connection.call("get_experiment", experiment_id).artifact_location))
         if place is None:
             return
@@ -119,14 +120,10 @@ class MLflowTracker:
         return str(self._connection.call("create_experiment", name))
 
     def experiments(self) -> dict[str, str]:
-        from mlflow.entities import ViewType
-
         found: dict[str, str] = {}
         token = None
         while True:
-            page = self._connection.call(
-                "search_experiments", ViewType.ACTIVE_ONLY, max_results=_PAGE, page_token=token
-            )
+            page = self._connection.call("search_experiments", _ACTIVE_ONLY, max_results=_PAGE, page_token=token)
             found.update({e.name: str(e.experiment_id) for e in page})
             token = page.token
             if not token:
@@ -142,15 +139,13 @@ class MLflowTracker:
     def create_run(
         self, experiment_id: str, name: str, tags: Mapping[str, str], start_time: float | None = None
     ) -> RunInfo:
-        from mlflow.entities import RunTag
-
         long = {k: v for k, v in tags.items() if len(v) > MAX_TAG}
         run = self._connection.call(
             "create_run",
             experiment_id=experiment_id,
             user_id=tags.get("mlflow.user", "unknown"),
             start_time=int((time.time() if start_time is None else start_time) * 1000),
-            tags=[RunTag(safe_key(k), v) for k, v in tags.items() if k not in long],
+            tags=[Tag(safe_key(k), v) for k, v in tags.items() if k not in long],
             run_name=name,
         )
         self._artifact_uris[run.info.run_id] = run.info.artifact_uri
@@ -159,16 +154,12 @@ class MLflowTracker:
         return _info(run.info)
 
     def update_run(self, run_id: str, status: str, end_time: float | None) -> None:
-        from mlflow.entities import RunStatus
-
         ended = None if end_time is None else int(end_time * 1000)
-        self._connection.call("update_run_info", run_id, RunStatus.from_string(status), ended, None)
+        self._connection.call("update_run_info", run_id, RunStatus(status), ended, None)
 
     def rename_run(self, run_id: str, name: str) -> None:
-        from mlflow.entities import RunStatus
-
         info = self._connection.call("get_run", run_id).info  # update_run_info writes status and end time too
-        self._connection.call("update_run_info", run_id, RunStatus.from_string(info.status), info.end_time, name)
+        self._connection.call("update_run_info", run_id, RunStatus(info.status), info.end_time, name)
 
     def delete_run(self, run_id: str) -> None:
         self._connection.call("delete_run", run_id)
@@ -181,15 +172,13 @@ class MLflowTracker:
         tags: Mapping[str, str],
         gone_tags: Sequence[str] = (),
     ) -> None:
-        from mlflow import entities
-
         for tag in gone_tags:
             # The tag does not exist. If the run does not exist, the batch below raises the error.
             with contextlib.suppress(RecorderNotFound):
                 self._connection.call("delete_tag", run_id, safe_key(tag))
-        listed_params = [entities.Param(safe_key(k), self._short(run_id, v, MAX_PARAM)) for k, v in params.items()]
-        listed_metrics = [entities.Metric(safe_key(m.name), m.value, round(m.time * 1000), m.step) for m in metrics]
-        listed_tags = [entities.RunTag(safe_key(k), self._short(run_id, v, MAX_TAG)) for k, v in tags.items()]
+        listed_params = [Param(safe_key(k), self._short(run_id, v, MAX_PARAM)) for k, v in params.items()]
+        listed_metrics = [MetricValue(safe_key(m.name), m.value, round(m.time * 1000), m.step) for m in metrics]
+        listed_tags = [Tag(safe_key(k), self._short(run_id, v, MAX_TAG)) for k, v in tags.items()]
         if len(listed_tags) == 1 and not listed_params and not listed_metrics:
             self._connection.call("set_tag", run_id, listed_tags[0])  # takes half the time of a batch
             return
@@ -262,8 +251,9 @@ class MLflowTracker:
         return sorted(values, key=lambda m: (m.step, m.time))
 
     def search(self, experiment_ids: Sequence[str], query: RunQuery) -> list[RunData]:
-        from mlflow.entities import ViewType
-
+        if self._connection.rows is not None and not (query.filter_string or query.order_by or query.limit is not None):
+            found = map(self._data, self._connection.call("runs", experiment_ids, query))
+            return sort_runs([data for data in found if matches(data, query)], ())
         asked = filter_text(query)
         order = [order_text(text) for text in query.order_by]
         runs: list[RunData] = []
@@ -273,7 +263,7 @@ class MLflowTracker:
                 "search_runs",
                 list(experiment_ids),
                 asked,
-                ViewType.ACTIVE_ONLY,
+                _ACTIVE_ONLY,
                 max_results=_PAGE if query.limit is None else max(1, min(_PAGE, query.limit - len(runs))),
                 order_by=order,
                 page_token=token,
