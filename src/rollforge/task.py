@@ -483,14 +483,14 @@ def check_size(value: object, limit: Limit, what: str) -> None:
     TaskNotSerializable
         If it is larger.
     """
-    sizes = _Sizes(limit.value)
+    most = limit.value
     try:
-        size = sizes.of(value)
+        size = _Sizes(most).of(value)
     except RecursionError:
         raise TaskNotSerializable(_TOO_DEEP) from None
     except _LimitExceeded:
-        size = limit.value + 1
-    if size > limit.value:
+        size = most + 1
+    if size > most:
         limit.refuse(f"{what} is larger than {limit.shown()}", error=TaskNotSerializable)
 
 

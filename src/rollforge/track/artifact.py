@@ -45,6 +45,7 @@ _PLAIN = ".plain.json"
 _SAVED = ".saved.zip"
 _FORMS = ("", _FRAME, _ARRAY, _PLAIN, _SAVED)
 _ABOUT = "rollforge.json"
+_JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 _trusted: ContextVar[bool] = ContextVar("trusted", default=False)
 """True while a file that the caller trusts is loaded."""
 
@@ -136,7 +137,7 @@ def _form(value: Any) -> tuple[str, Callable[[Path], object]]:
         return _SAVED, lambda file: _write_saved(value, file)
     elif _exact(value):
         with contextlib.suppress(TaskNotSerializable):  # text that JSON files cannot hold
-            text = json.dumps(to_plain(value), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+            text = _JSON.encode(to_plain(value))
             return _PLAIN, lambda file: file.write_text(text, encoding="utf-8")
     import cloudpickle
 

@@ -41,6 +41,7 @@ _FORMAT = 1
 _GONE = ".deleted-"
 
 Entry = dict[str, Any]  # a line of a run's journal
+_LINE = json.JSONEncoder(separators=(",", ":"))
 
 
 class FolderTracker:
@@ -209,7 +210,7 @@ class FolderTracker:
     def _append(self, run_id: str, entry: Entry) -> None:
         folder = self._places.get(run_id) or self._place(run_id)  # if it is gone, opening the file fails
         file = f"{folder}/values-{self._writer_id(run_id)}.jsonl"
-        line = (json.dumps({"t": time.time(), **entry}, separators=(",", ":")) + "\n").encode()
+        line = (_LINE.encode({"t": time.time(), **entry}) + "\n").encode()
         try:
             handle = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
             try:
