@@ -38,6 +38,26 @@ def test_a_name_identifies_one_process() -> None:
     assert process_is_gone(name)
 
 
+FORK = """
+import os, time
+from rollforge.machine import process_name
+print(process_name(), flush=True)
+parent = os.getpid()
+time.sleep(0.05)
+if os.fork() == 0:
+    os.getpid = lambda: parent
+    print(process_name(), flush=True)
+else:
+    os.wait()
+"""
+
+
+def test_a_forked_process_does_not_keep_the_name_of_its_parent() -> None:
+    """Even if it is given the process id that its parent had, it has a name of its own."""
+    names = subprocess.run([sys.executable, "-c", FORK], capture_output=True, text=True, check=True).stdout.split()
+    assert len(set(names)) == 2
+
+
 def test_a_process_that_cannot_be_checked_is_not_gone() -> None:
     """A process cannot be checked on another host, another boot or container, and a name in the format of an older
     version."""
