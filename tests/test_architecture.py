@@ -185,7 +185,7 @@ HEAVY: dict[str, str | tuple[str, ...]] = {
         "store/mongo_dependencies.py",
         "ledger/mongo.py",
     ),
-    "numba": "expressions/compiler.py",
+    "numba": ("expressions/compiler.py", "expressions/kernel_passes.py"),
     "llvmlite": ("expressions/compiler.py", "expressions/machine_code.py"),
     "jinja2": ("rendering.py", "dashboard/pages.py"),
     "sklearn": ("models/sklearn.py", "models/linear.py"),

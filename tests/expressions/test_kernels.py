@@ -51,6 +51,31 @@ NUMBERS = np.array([[1.0, np.nan], [-3.0, np.inf]])
 TWICE = [2.0, np.nan, -6.0, np.inf]
 
 
+@pytest.mark.parametrize("how", ["missing", "failing"])
+def test_a_numba_with_other_inner_parts_compiles_kernels_by_itself(
+    how: str, cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The passes that are left out are no part of numba's interface, and may change in any version of it."""
+    if how == "missing":
+        monkeypatch.setitem(sys.modules, "rollforge.expressions.kernel_passes", None)
+    else:
+        from rollforge.expressions import kernel_passes
+
+        def changed(*_: object) -> None:
+            raise AttributeError("no such part")
+
+        monkeypatch.setattr(kernel_passes._Lowering, "run_pass", changed)
+    with caplog.at_level("INFO", logger="rollforge.expressions.compiler"):
+        np.testing.assert_equal(doubled(NUMBERS), TWICE)
+    assert f"all passes of numba {numba.__version__}" in caplog.text
+
+
+def test_the_known_numba_compiles_kernels_with_few_passes(cache: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", logger="rollforge.expressions.compiler"):
+        np.testing.assert_equal(doubled(NUMBERS), TWICE)
+    assert "all passes" not in caplog.text
+
+
 def test_compiled_code_is_loaded_without_the_compiler(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Compiled code is in a file for each set of types, which is all that a process needs to run the kernel."""
     np.testing.assert_equal(doubled(NUMBERS), TWICE)

@@ -1,35 +1,36 @@
 """Compiling kernels with numba to machine code that runs without it.
 
 numba compiles the function that its own code would call, without the wrappers for Python and C. Of its result only the
-optimized code for LLVM is used, so numba makes no machine code of it. It takes arrays as numba passes them, see
-:mod:`~.machine_code`. Kernels are loops over numbers, and need only some of numba's passes: the others look for
-closures, context managers, calls to inline and array expressions.
+optimized code for LLVM is used. It takes arrays as numba passes them, see :mod:`~.machine_code`. The passes are those of
+:mod:`~.kernel_passes`, or all of numba's if its inner parts are not those that are known there.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
-import functools
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterator, Mapping
 from types import FunctionType
 from typing import Any
 
 import llvmlite.binding as llvm
 import numba
 import numba.types
-from numba.core import typed_passes, untyped_passes
-from numba.core.codegen import JITCodeLibrary, JITCPUCodegen
-from numba.core.compiler import CompilerBase, _LowerResult
-from numba.core.compiler_machinery import PassManager, register_pass
 
 from rollforge.expressions.machine_code import ENTRY, Kind, Source, target_machine
 
 __all__ = ["compiled"]
 
+log = logging.getLogger(__name__)
+
 _UNUSED = ("NRT_", "Py", "numba_")
 """How functions and variables of Python and numba begin, to which compiled code only refers for errors and for arrays
 that own their memory. Kernels have neither."""
+_CHANGED = (
+    ImportError, AttributeError, TypeError, ValueError, LookupError, RuntimeError, AssertionError, numba.errors.NumbaError,
+)  # fmt: skip
+"""What the parts of numba that only its own code should use raise in a version that has changed them."""
 
 
 def compiled(kernel: Source, kinds: tuple[Kind, ...]) -> bytes:
@@ -37,12 +38,9 @@ def compiled(kernel: Source, kinds: tuple[Kind, ...]) -> bytes:
 
     It refers to nothing but the functions of the C library, so that loading it takes no more than a linker.
     """
-    signature = tuple(_type(kind) for kind in kinds)
-    with _jit_enabled():
-        made: Any = _dispatcher(kernel)
-        made.compile(signature)
-    module = llvm.parse_assembly(made.inspect_llvm(signature))
-    module.get_function(made.overloads[signature].fndesc.llvm_func_name).name = ENTRY
+    name, text = _llvm_code(kernel, tuple(_type(kind) for kind in kinds))
+    module = llvm.parse_assembly(text)
+    module.get_function(name).name = ENTRY
     functions = [f.name for f in module.functions if f.is_declaration and not f.name.startswith("llvm.")]
     variables = [v.name for v in module.global_variables if v.is_declaration]
     missing = [name for name in [*functions, *variables] if not name.startswith(_UNUSED) and not _in_c_library(name)]
@@ -58,67 +56,24 @@ def compiled(kernel: Source, kinds: tuple[Kind, ...]) -> bytes:
     return code
 
 
-class _Library(JITCodeLibrary):
-    """Optimized code for LLVM that is not compiled any further."""
+def _llvm_code(kernel: Source, signature: tuple[Any, ...]) -> tuple[str, str]:
+    """Return the name of a kernel's function, and the optimized code for LLVM."""
+    with _jit_enabled():
+        try:
+            from rollforge.expressions.kernel_passes import OPTIONS
 
-    def _finalize_specific(self) -> None:
-        pass
-
-
-class _Codegen(JITCPUCodegen):
-    _library_class = _Library
-
-    def _add_module(self, module: object) -> None:
-        pass
-
-
-@functools.cache
-def _codegen() -> Any:
-    made: Any = _Codegen
-    return made("rollforge")
+            return _compiled_by_numba(kernel, signature, OPTIONS)
+        except _CHANGED as exc:
+            log.info(
+                "Kernels are compiled by all passes of numba %s: %s: %s", numba.__version__, type(exc).__name__, exc
+            )
+            return _compiled_by_numba(kernel, signature, {})
 
 
-_register: Any = register_pass  # which has no types, like the other names of numba below
-
-
-@_register(mutates_CFG=True, analysis_only=False)
-class _Lowering(typed_passes.NativeLowering):
-    """Makes code for LLVM, and optimizes it."""
-
-    _name = "kernel_lowering"
-
-    def run_pass(self, state: Any) -> bool:
-        state.library = _codegen().create_library(state.func_id.func_qualname)
-        state.flags.no_compile = True
-        lower: Any = super().run_pass
-        lower(state)
-        state.library.finalize()
-        made = state["cr"]
-        # By this object, of a type that numba's dispatcher accepts, other kernels find the code to link.
-        mark = list[object]().append
-        state.targetctx.insert_user_function(mark, made.fndesc, [state.library])
-        state["cr"] = _LowerResult(made.fndesc, made.call_helper, cfunc=mark, env=made.env)
-        return True
-
-
-class _Compiler(CompilerBase):
-    def define_pipelines(self) -> list[Any]:
-        manager: Any = PassManager
-        passes = manager("kernel")
-        for one in (
-            untyped_passes.TranslateByteCode,
-            untyped_passes.FixupArgs,
-            untyped_passes.IRProcessing,
-            untyped_passes.ReconstructSSA,
-            typed_passes.NopythonTypeInference,
-            typed_passes.PreLowerStripPhis,
-            typed_passes.IRLegalization,
-            _Lowering,
-            typed_passes.NoPythonBackend,
-        ):
-            passes.add_pass(one, one.__name__)
-        passes.finalize()
-        return [passes]
+def _compiled_by_numba(kernel: Source, signature: tuple[Any, ...], options: Mapping[str, Any]) -> tuple[str, str]:
+    made: Any = _dispatcher(kernel, options)
+    made.compile(signature)
+    return str(made.overloads[signature].fndesc.llvm_func_name), str(made.inspect_llvm(signature))
 
 
 @contextlib.contextmanager
@@ -144,13 +99,12 @@ def _type(kind: Kind) -> Any:
     return types.Array(number, dimensions, "C") if dimensions else number
 
 
-def _dispatcher(kernel: Source) -> object:
+def _dispatcher(kernel: Source, more: Mapping[str, Any]) -> object:
     """Return the function of a kernel, and those of the kernels that it calls, as numba knows them."""
     function = kernel.function
     assert isinstance(function, FunctionType)
-    used = {name: _dispatcher(one) for name, one in kernel.used.items()}
+    used = {name: _dispatcher(one, more) for name, one in kernel.used.items()}
     own = FunctionType(function.__code__, {**function.__globals__, **used}, function.__name__)
     njit: Any = numba.njit
     options = {"error_model": "numpy", "fastmath": set(kernel.fastmath) if kernel.fastmath else False}
-    # Kernels allocate no memory, so nothing counts references to arrays (_nrt).
-    return njit(**options, no_cpython_wrapper=True, no_cfunc_wrapper=True, _nrt=False, pipeline_class=_Compiler)(own)
+    return njit(**options, no_cpython_wrapper=True, no_cfunc_wrapper=True, **more)(own)
