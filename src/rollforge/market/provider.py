@@ -506,7 +506,7 @@ class Provider:
     def fingerprint(self) -> str:
         """Return a short string that changes when the data change: a hash of names, sizes and times of all files.
 
-        Scanning all files takes a while, so the result is cached for four hundred times as long as the scan took (a few
+        Scanning all files takes a while, so the result is cached for two hundred times as long as the scan took (a few
         seconds); after :meth:`refresh` the next call scans again.
         """
         if self._whole is not None:
@@ -516,7 +516,7 @@ class Provider:
         now = time.monotonic()
         if now > self._fingerprint_until:
             self._fingerprint = self._pin.read(_fingerprint_of)
-            self._fingerprint_until = now + 400 * (time.monotonic() - now)
+            self._fingerprint_until = now + 200 * (time.monotonic() - now)
         return self._fingerprint
 
     def refresh(self) -> None:
