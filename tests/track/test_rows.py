@@ -391,6 +391,16 @@ def test_a_database_of_another_version_is_opened_by_mlflow(tmp_path: Path) -> No
         MLflowTracker(other.uri).prepare()
 
 
+def test_a_database_below_a_file_is_reported(tmp_path: Path) -> None:
+    """The message is the same if MLflow need not be imported to open it."""
+    MLflowTracker(f"sqlite:///{tmp_path}/first.db").prepare()
+    (tmp_path / "notes.txt").write_text("not a folder")
+    tracker = MLflowTracker(f"sqlite:///{tmp_path}/notes.txt/mlflow.db")
+    tracker.warm_up()
+    with pytest.raises(TrackingUnavailable, match=r"cannot be opened: (Not a directory|File exists)"):
+        tracker.prepare()
+
+
 def test_a_database_that_was_replaced_while_it_was_created_is_whole(tmp_path: Path) -> None:
     """Files that a killed process has left beside the new database are removed."""
     MLflowTracker(f"sqlite:///{tmp_path}/first/mlflow.db").prepare()

@@ -113,7 +113,10 @@ class Connection:
         """Return whether MLflow itself must open the store; unknown tables are noticed later."""
         if self.database is None or not are_allowed():
             return True
-        return not files.known_revision() or (is_new(self.database) and not files.is_kept())
+        try:
+            return not files.known_revision() or (is_new(self.database) and not files.is_kept())
+        except OSError:  # opening it will say why it cannot be read
+            return False
 
     def warm_up(self) -> None:
         """Import what the store needs, without opening it."""
