@@ -429,3 +429,61 @@ def test_threads_and_a_forked_process_have_connections_of_their_own(trackers: li
     write("m4")
     assert os.waitpid(pid, 0)[1] == 0
     assert tracker.read(run.id).metrics == dict.fromkeys(["m0", "m1", "m2", "m3", "m4", "forked"], 19.0)
+
+
+def test_a_question_mark_in_a_path_leaves_everything_to_mlflow(tmp_path: Path) -> None:
+    """To MLflow, it ends the name of the file: rows in another one would not be found."""
+    tracker = MLflowTracker(f"sqlite:///{tmp_path}/q%3Fx/mlflow.db")
+    run = tracker.create_run(tracker.create_experiment("e"), "first", {})
+    assert tracker._connection.rows is None
+    assert tracker.read(run.id).info.name == "first"
+
+
+@pytest.mark.parametrize("damage", ["empty", "no database", "folder", "another version"])
+def test_a_damaged_database_in_the_cache_is_replaced(damage: str, tmp_path: Path) -> None:
+    """The new database is whole, and so are later ones."""
+    MLflowTracker(f"sqlite:///{tmp_path}/first/mlflow.db").prepare()
+    kept = database._kept()
+    if damage == "another version":
+        with closing(sqlite3.connect(kept)) as connection:
+            connection.execute("UPDATE alembic_version SET version_num = 'ffffffffffff'")
+            connection.commit()
+    else:
+        kept.unlink()
+        kept.mkdir() if damage == "folder" else kept.write_bytes(b"x" * 5000 if damage == "no database" else b"")
+    for name in ("second", "third"):
+        tracker = MLflowTracker(f"sqlite:///{tmp_path}/{name}/mlflow.db")
+        assert tracker.create_experiment("e") == "1"
+        assert tracker._connection.rows is not None
+
+
+def test_an_interrupted_transaction_is_rolled_back(trackers: list[MLflowTracker]) -> None:
+    """Whatever ends it, other processes can write at once."""
+    tracker = trackers[0]
+    rows = tracker._connection.rows
+    assert rows is not None
+    run = tracker.create_run(tracker.create_experiment("e"), "first", {})
+
+    def interrupted() -> None:
+        with rows._transaction() as connection:
+            connection.execute("UPDATE runs SET status = 'KILLED' WHERE run_uuid = ?", (run.id,))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    with closing(sqlite3.connect(str(tracker._connection.database), timeout=0)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        other.rollback()
+    assert tracker.read(run.id).info.status == "RUNNING"
+
+
+def test_text_that_is_not_unicode_is_not_taken_for_damage(trackers: list[MLflowTracker]) -> None:
+    tracker = trackers[0]
+    for call in (
+        lambda: tracker.create_experiment("\ud800"),
+        lambda: tracker.search(["0"], RunQuery(tags={"a": "\ud800"})),
+    ):
+        with pytest.raises(TrackingError, match=r"MLflow: .*surrogates not allowed"):
+            call()
+    assert tracker.find_experiment(experiment_id="9" * 23) is None
+    assert tracker.find_experiment(experiment_id="\uff11") is None

@@ -177,3 +177,15 @@ def test_two_writers_of_the_same_new_tags(tmp_path: Path) -> None:
             done.result()
     tags = trackers[0].read(run).tags
     assert {f"tag{number}": str(number) for number in range(30)}.items() <= tags.items()
+
+
+def test_a_run_is_written_where_its_experiment_was_moved(tmp_path: Path) -> None:
+    """A person may rename the folder of an experiment while a run is written."""
+    tracker = FolderTracker(f"folder:{tmp_path}")
+    tracker.prepare()
+    run = tracker.create_run(tracker.create_experiment("e"), "first", {})
+    tracker.write(run.id, {"a": "1"}, [], {})
+    (folder,) = (place.parent for place in tmp_path.glob(f"*/{run.id}"))
+    folder.rename(tmp_path / "renamed")
+    tracker.write(run.id, {"b": "2"}, [], {})
+    assert tracker.read(run.id).params == {"a": "1", "b": "2"}

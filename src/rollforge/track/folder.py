@@ -222,7 +222,8 @@ class FolderTracker:
             finally:
                 os.close(handle)
         except FileNotFoundError as exc:
-            self._place(run_id)
+            if self._place(run_id) != folder:  # the experiment's folder was renamed
+                return self._append(run_id, entry)
             raise RecorderNotFound(f"The recorder {run_id!r} no longer exists.") from exc
         except OSError as exc:
             raise self._unavailable(exc) from exc

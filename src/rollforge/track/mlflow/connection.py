@@ -111,7 +111,7 @@ class Connection:
 
     def _needs_library(self) -> bool:
         """Return whether MLflow itself must open the store; unknown tables are noticed later."""
-        if self.database is None or not are_allowed():
+        if self.database is None or not are_allowed(self.database):
             return True
         try:
             return not files.known_revision() or (is_new(self.database) and not files.is_kept())
@@ -158,7 +158,9 @@ class Connection:
     def _known_rows(self, database: Path) -> Rows | None:
         """Return the rows of a database whose tables are those of the installed MLflow; None if that is not known."""
         rows = Rows(database, files.BUSY_MS)
-        known = are_allowed() and rows.revision() == (files.known_revision() or None) and not rows.unknown_table()
+        known = (
+            are_allowed(database) and rows.revision() == (files.known_revision() or None) and not rows.unknown_table()
+        )
         return rows if known else None
 
     def _get_mlflow_store(self, database: Path) -> Any:
@@ -170,7 +172,7 @@ class Connection:
         """Return the rows of a database that MLflow has opened."""
         from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-        if not are_allowed() or type(self._opened) is not SqlAlchemyStore:
+        if not are_allowed(database) or type(self._opened) is not SqlAlchemyStore:
             return None
         rows = Rows(database, files.BUSY_MS)
         if unknown := rows.unknown_table():

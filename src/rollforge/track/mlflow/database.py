@@ -48,24 +48,39 @@ def locked(database: Path) -> Iterator[None]:
 def create_database(database: Path) -> None:
     """Create the database under a temporary name and rename it, so that a killed process leaves no partial one."""
     draft = database.with_name(f".{database.name}.new")
-    empty = _empty_database(database.parent)
-    artifacts = database.parent / "mlartifacts"
+    kept = _kept()
     try:
-        for left in database.parent.glob(f"{draft.name}*"):  # by a process that was killed
-            left.unlink()
+        _fill(draft, database.parent)
+    except (OSError, sqlite3.Error):
+        if not kept.exists():
+            raise
+        shutil.rmtree(kept) if kept.is_dir() else kept.unlink()  # it is damaged: MLflow creates another one
+        _fill(draft, database.parent)
+    draft.replace(database)
+
+
+def _fill(draft: Path, folder: Path) -> None:
+    """Create the draft of a database in a folder."""
+    for ending in ("", "-wal", "-shm", "-journal"):  # by a process that was killed
+        Path(f"{draft}{ending}").unlink(missing_ok=True)
+    empty = _empty_database(folder)
+    artifacts = folder / "mlartifacts"
+    try:
         private_file(draft)
         shutil.copyfile(empty, draft)
         private_folder(artifacts)
         with contextlib.closing(sqlite3.connect(str(draft))) as connection:
             now = time.time_ns() // 1_000_000
-            connection.execute(
+            changed = connection.execute(
                 "UPDATE experiments SET artifact_location = ? || '/' || experiment_id, creation_time = ?, last_update_time = ?",
                 (str(artifacts), now, now),
             )
+            (revision,) = connection.execute("SELECT version_num FROM alembic_version").fetchone() or ("",)
+            if changed.rowcount != 1 or revision != (known_revision() or revision):
+                raise sqlite3.DatabaseError("it is not as the installed MLflow creates it")
             connection.commit()
-        draft.replace(database)
     finally:
-        if empty.parent == database.parent:
+        if empty.parent == folder:
             empty.unlink()
 
 

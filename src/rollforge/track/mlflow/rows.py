@@ -75,12 +75,13 @@ class Declined(Exception):
     """A call is left to MLflow: its arguments are unusual."""
 
 
-def are_allowed() -> bool:
-    """Return whether rows may be written without MLflow, by the user's choice, and as MLflow is set up."""
-    return os.environ.get(SWITCH) != "off" and os.environ.get("MLFLOW_ENABLE_WORKSPACES", "").lower() not in (
-        "true",
-        "1",
-    )
+def are_allowed(database: Path) -> bool:
+    """Return whether a database may be changed without MLflow, by the user's choice, and as MLflow is set up.
+
+    In MLflow's address of a database, a question mark ends its name, so that MLflow uses another file.
+    """
+    workspaces = os.environ.get("MLFLOW_ENABLE_WORKSPACES", "").lower() in ("true", "1")
+    return os.environ.get(SWITCH) != "off" and not workspaces and "?" not in str(database)
 
 
 class Rows:
@@ -153,20 +154,27 @@ class Rows:
         """
         try:
             database = self._connection()
-            database.execute("BEGIN IMMEDIATE" if writing else "BEGIN")
             try:
+                database.execute("BEGIN IMMEDIATE" if writing else "BEGIN")
                 yield database
                 database.execute("COMMIT")
-            except BaseException:
-                with contextlib.suppress(sqlite3.Error):
-                    database.execute("ROLLBACK")
-                raise
+            finally:  # of an interrupted transaction too, whose lock would stop all other processes
+                if database.in_transaction:
+                    self._roll_back(database)
         except sqlite3.Error as exc:
             raise Refused(f"({type(exc).__name__}) {exc}", "TEMPORARILY_UNAVAILABLE") from exc
-        except (OverflowError, TypeError, ValueError) as exc:
+        except (OverflowError, UnicodeEncodeError) as exc:
+            raise _invalid(f"A value cannot be stored: {exc}") from exc  # such as text that is not Unicode
+        except (TypeError, ValueError) as exc:
             if not writing:
                 raise
-            raise _invalid(f"A value cannot be stored: {exc}") from exc  # such as text that is not Unicode
+            raise _invalid(f"A value cannot be stored: {exc}") from exc
+
+    def _roll_back(self, database: sqlite3.Connection) -> None:
+        try:
+            database.execute("ROLLBACK")
+        except sqlite3.Error:
+            self.close()
 
     # -- experiments ---------------------------------------------------------------------------------------------------
 
@@ -377,10 +385,9 @@ def _invalid(message: str) -> Exception:
 
 
 def _number(experiment_id: str) -> int:
-    try:
-        return int(experiment_id)
-    except ValueError as exc:
-        raise _missing(f"No Experiment with id={experiment_id} exists") from exc
+    if not (experiment_id.isascii() and experiment_id.isdigit() and len(experiment_id) < 19):
+        raise _missing(f"No Experiment with id={experiment_id} exists")
+    return int(experiment_id)
 
 
 def _location(database: sqlite3.Connection, experiment_id: str) -> str:
