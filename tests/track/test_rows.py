@@ -19,7 +19,7 @@ from hypothesis import assume, given, settings, strategies as st
 
 from rollforge.errors import RecorderNotFound, TrackingError, TrackingUnavailable
 from rollforge.track.base import get_experiment
-from rollforge.track.mlflow import MLflowTracker, database
+from rollforge.track.mlflow import MLflowTracker, connection, database
 from rollforge.track.mlflow.rows import SWITCH, Rows
 from rollforge.track.tracker import Metric, RunData, RunQuery
 
@@ -170,7 +170,8 @@ def test_a_database_that_stays_locked_while_it_is_opened_is_reported(
     first = MLflowTracker(uri)
     first.prepare()
     first._connection.close()
-    monkeypatch.setattr(database, "BUSY_MS", 100)
+    for module in (connection, database):
+        monkeypatch.setattr(module, "BUSY_MS", 100)
     with closing(sqlite3.connect(tmp_path / "mlflow.db", isolation_level=None)) as other:
         other.execute("PRAGMA journal_mode = DELETE")
 

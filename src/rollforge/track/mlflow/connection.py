@@ -19,8 +19,17 @@ from urllib.parse import unquote, urlsplit
 from rollforge.confidential import mask_error, mask_secrets
 from rollforge.errors import RecorderNotFound, TrackingError, TrackingUnavailable
 from rollforge.paths import read_path
-from rollforge.track.mlflow import database as files
-from rollforge.track.mlflow.database import check_database, create_database, is_new, locked, tune
+from rollforge.track.mlflow.database import (
+    BUSY_MS,
+    check_database,
+    create_database,
+    is_kept,
+    is_new,
+    keep_revision,
+    known_revision,
+    locked,
+    tune,
+)
 from rollforge.track.mlflow.library import check_installed, first_line, import_mlflow, our_call, quiet
 from rollforge.track.mlflow.rows import Declined, Refused, Rows, are_allowed
 from rollforge.track.mlflow.values import as_entities
@@ -114,7 +123,7 @@ class Connection:
         if self.database is None or not are_allowed(self.database):
             return True
         try:
-            return not files.known_revision() or (is_new(self.database) and not files.is_kept())
+            return not known_revision() or (is_new(self.database) and not is_kept())
         except OSError:  # opening it will say why it cannot be read
             return False
 
@@ -157,10 +166,8 @@ class Connection:
 
     def _known_rows(self, database: Path) -> Rows | None:
         """Return the rows of a database whose tables are those of the installed MLflow; None if that is not known."""
-        rows = Rows(database, files.BUSY_MS)
-        known = (
-            are_allowed(database) and rows.revision() == (files.known_revision() or None) and not rows.unknown_table()
-        )
+        rows = Rows(database, BUSY_MS)
+        known = are_allowed(database) and rows.revision() == (known_revision() or None) and not rows.unknown_table()
         return rows if known else None
 
     def _get_mlflow_store(self, database: Path) -> Any:
@@ -174,11 +181,11 @@ class Connection:
 
         if not are_allowed(database) or type(self._opened) is not SqlAlchemyStore:
             return None
-        rows = Rows(database, files.BUSY_MS)
+        rows = Rows(database, BUSY_MS)
         if unknown := rows.unknown_table():
             log.info("Runs are written by MLflow alone: its table %r is not as expected.", unknown)
             return None
-        files.keep_revision(rows.revision())
+        keep_revision(rows.revision())
         return rows
 
     def close(self) -> None:

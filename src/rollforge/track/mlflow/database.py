@@ -51,7 +51,7 @@ def create_database(database: Path) -> None:
     kept = _kept()
     try:
         _fill(draft, database.parent)
-    except (OSError, sqlite3.Error):
+    except (IsADirectoryError, sqlite3.Error):
         if not kept.exists():
             raise
         shutil.rmtree(kept) if kept.is_dir() else kept.unlink()  # it is damaged: MLflow creates another one

@@ -3,7 +3,7 @@
 MLflow's own methods open a session for each kind of value, and load the run again in each. To create a run, write it once
 and end it, they need forty statements of its object-relational mapper, which is most of what a small task costs. A
 transaction of theirs that reads before it writes also fails at once if another process has written in between. Importing
-MLflow takes two seconds of processor time in every process; nothing here needs it.
+MLflow takes more than a second of processor time in every process; nothing here needs it.
 
 The methods of :class:`Rows` have the names, arguments and errors of MLflow's, and write the same rows, in one transaction
 each. If MLflow's tables are not those that this module knows, MLflow does everything.
@@ -39,7 +39,7 @@ _VALUE = {"key", "value", "run_uuid"}
 _METRIC = _VALUE | {"timestamp", "step", "is_nan"}
 _EXPERIMENT = {"experiment_id", "name", "artifact_location", "lifecycle_stage", "creation_time", "last_update_time"}
 _WORKSPACE = "workspace"
-"""A column that the tables of experiments have since MLflow 3.10."""
+"""A column that the table of experiments has in newer versions of MLflow."""
 _TABLES = {
     "runs": {
         "run_uuid", "name", "source_type", "source_name", "entry_point_name", "user_id", "status", "start_time", "end_time",
