@@ -15,6 +15,11 @@ from rollforge.generate.findings import warning_texts
 from rollforge.generate.timeline import make_schedule
 from rollforge.market.provider import Provider
 from rollforge.plan import Plan, make_plan
+from rollforge.run.execute import task_train
+from rollforge.run.job import Job
+from rollforge.run.worker_pool import WorkerPool
+from rollforge.store.base import open_store
+from rollforge.task import Status
 from rollforge.workflow import load_workflow
 
 
@@ -105,6 +110,21 @@ def test_windows_and_warnings_are_computed_once(plan: Plan, calls: Calls, tmp_pa
     assert recomputed.schedule == collected.schedule
     np.testing.assert_array_equal(recomputed.schedule.calendar, collected.schedule.calendar)
     assert (other.headline, other.warnings, other.tasks) == (summary.headline, summary.warnings, summary.tasks)
+
+
+@pytest.mark.slow
+def test_worker_processes_do_not_check_the_tasks_again(plan: Plan) -> None:
+    """A worker that is given tasks of others does, so that its log tells what the results may be worth."""
+    warning, session = "labels of the last", plan.workflow.session
+    store = open_store(session.store_uri)
+    assert warning in plan.warnings[0]
+    pipeline.submit(plan)
+    pipeline.train(plan, jobs=2)
+    assert not [task.id for task in store.query("once") if warning in task.log]
+
+    store.set_status("once", None, Status.WAITING)
+    WorkerPool(store, Job("once", task_train, kwargs={"experiment_name": "once"}, own=True), session, jobs=2).run()
+    assert [task.id for task in store.query("once") if warning in task.log]
 
 
 def test_the_plan_of_other_tasks_is_not_used(plan: Plan, calls: Calls) -> None:

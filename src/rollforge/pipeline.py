@@ -41,7 +41,6 @@ from rollforge.run.failures import FailureGroup, group_failures
 from rollforge.run.job import Job
 from rollforge.run.progress import OnEvent, progress
 from rollforge.run.requirements import is_private, session_admission
-from rollforge.run.review import reviewed
 from rollforge.run.runners import StartedProcesses
 from rollforge.run.submission import SubmissionInfo, load_checks, store_checks, submission_info, submissions_of
 from rollforge.run.task_resources import without_resources
@@ -179,23 +178,23 @@ def train(
         end_unfinished_runs(task_id, pool, session)
 
     needed = _preload(task.get("model") for task in plan.tasks)
-    job = Job(pool, task_train, batch=batch, kwargs={"experiment_name": pool}, preload=needed, on_death=on_death)
+    job = Job(
+        pool, task_train, batch=batch, kwargs={"experiment_name": pool}, preload=needed, on_death=on_death,
+        reviewed=True,  # the plan has already logged the warnings
+    )  # fmt: skip
     jobs = min(jobs, max(1, waiting))
     # The same tasks can meanwhile be submitted again with other data.
     admission = session_admission(store, pool, session)
     where = executor or (InProcess() if jobs == 0 else LocalProcesses(jobs, started))
     while_starting: Callable[[], None] | None = prepare
     while True:
-        with reviewed():  # the plan has already logged the warnings
-            try:
-                with progress(counts.get(Status.WAITING, 0), on_event, log=False) as called:
-                    where.run(
-                        job, session, called, while_starting=while_starting, admission=admission, log_file=log_file
-                    )
-            except FailingWorker as exc:
-                log.warning("%s The other workers continue.", exc)
-                TaskManager(pool, store=store).wait(batch=batch, warn=False)
-                return
+        try:
+            with progress(counts.get(Status.WAITING, 0), on_event, log=False) as called:
+                where.run(job, session, called, while_starting=while_starting, admission=admission, log_file=log_file)
+        except FailingWorker as exc:
+            log.warning("%s The other workers continue.", exc)
+            TaskManager(pool, store=store).wait(batch=batch, warn=False)
+            return
         while_starting = None
         # Tasks held by other workers become available here only if their leases expire.
         counts = TaskManager(pool, store=store).wait(batch=batch, settled=_none_running, warn=False)

@@ -22,6 +22,9 @@ from typing import Any
 import pytest
 
 from rollforge.errors import ConfigError, StoreGone, TrainingFailed
+from rollforge.market import scans
+from rollforge.market.demo import make_demo
+from rollforge.market.provider import Provider
 from rollforge.run import messages, worker_main, worker_process
 from rollforge.run.job import Event, Job, WorkerStopped
 from rollforge.run.worker import Worker, run_task
@@ -166,6 +169,23 @@ def test_a_call_in_a_child_process_returns_its_result() -> None:
         call_in_child(signal.raise_signal, 9)
     with pytest.raises(TrainingFailed, match="killed by signal 40"):  # a real-time signal without a name
         call_in_child(signal.raise_signal, 40)
+
+
+def look(folder: Path) -> str:
+    """Return what a worker process sees when it looks whether a data folder has changed."""
+    return Provider(folder).fingerprint()
+
+
+@pytest.mark.slow
+def test_a_worker_process_tells_what_it_has_seen_of_a_data_folder(tmp_path: Path) -> None:
+    make_demo(tmp_path / "market", instruments=3, years=1)
+    mark = call_in_child(look, tmp_path / "market")
+    shared, found = scans.shared(), (tmp_path / "market").stat()
+    assert shared is not None
+    scan = shared.latest((found.st_dev, found.st_ino))
+    assert scan is not None
+    assert scan.fingerprint == mark == look(tmp_path / "market")
+    assert scan.began < time.monotonic()
 
 
 class BadText(str):

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import functools
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from rollforge.dates import Days, show_time
 from rollforge.description import Description
 from rollforge.errors import DateError, ExpressionError, RollforgeError, counted, first_few
 from rollforge.expressions.expression import parse
-from rollforge.expressions.operators import is_built_in, last_day_read
-from rollforge.expressions.tree import Call, Expression, Field, walk
+from rollforge.expressions.operators import is_built_in, language_version, last_day_read
+from rollforge.expressions.tree import Call, Field, walk
 from rollforge.features.processor import DropnaProcessor, TimeRangeFlt
 from rollforge.features.processor_base import Adapted
 from rollforge.generate.checks import CheckResult
@@ -84,36 +86,56 @@ def _titled(name: str, expression: str) -> str:
     return expression if name == expression else f"{name} = {expression}"
 
 
+@dataclass(frozen=True, slots=True)
+class _Reads:
+    """The days ahead, fields and operators that an expression reads."""
+
+    days_ahead: int
+    fields: tuple[str, ...]
+    operators: tuple[str, ...]
+
+
+_NOTHING = _Reads(0, (), ())
+
+
+def _reads(text: str) -> _Reads:
+    """Return what an expression reads: nothing if it is invalid, which is reported when the handler is checked."""
+    return _reads_in(text, language_version())
+
+
+@functools.lru_cache(maxsize=16384)
+def _reads_in(text: str, version: int) -> _Reads:
+    """What an expression reads in the language of a version. A worker checks each window of the same features."""
+    try:
+        tree = parse(text)
+    except ExpressionError:
+        return _NOTHING
+    parts = list(walk(tree))
+    fields = dict.fromkeys(part.name for part in parts if isinstance(part, Field))
+    operators = dict.fromkeys(part.name for part in parts if isinstance(part, Call))
+    try:
+        days = int(max(0, last_day_read(tree)))
+    except ExpressionError:
+        days = 0
+    return _Reads(days, tuple(fields), tuple(operators))
+
+
 def _ahead(expressions: Iterable[str]) -> list[tuple[str, int]]:
     """Return the expressions that look ahead with their number of days, the furthest first."""
-    found = []
-    for text in expressions:
-        try:
-            days = int(max(0, last_day_read(parse(text))))
-        except ExpressionError:
-            continue  # the error is reported when the handler is checked
-        if days:
-            found.append((text, days))
+    found = [(text, days) for text in expressions if (days := _reads(text).days_ahead)]
     return sorted(found, key=lambda pair: -pair[1])
 
 
 def _other_fields(expressions: Iterable[str]) -> list[str]:
     """Return the fields that are not market data, such as those that the user has computed."""
-    fields = (part.name for part in _parts(expressions) if isinstance(part, Field))
+    fields = itertools.chain.from_iterable(_reads(text).fields for text in expressions)
     return list(dict.fromkeys(f"${name}" for name in fields if name not in _PRICES))
 
 
 def own_operators(expressions: Iterable[str]) -> list[str]:
     """Return the names of the user's own operators, whose look-ahead is only declared."""
-    calls = (part.name for part in _parts(expressions) if isinstance(part, Call))
+    calls = itertools.chain.from_iterable(_reads(text).operators for text in expressions)
     return list(dict.fromkeys(name for name in calls if not is_built_in(name)))
-
-
-def _parts(expressions: Iterable[str]) -> Iterator[Expression]:
-    """Yield all parts of the trees of expressions; invalid ones are reported when the handler is checked."""
-    for text in expressions:
-        with contextlib.suppress(ExpressionError):
-            yield from walk(parse(text))
 
 
 def processor_findings(parts: DataParts, first_day: object) -> list[Finding]:

@@ -30,6 +30,7 @@ from rollforge.dates import DayLike, Times, read_day, stop_position
 from rollforge.errors import DataError, DataNotFound, DataNotSent, first_few, nearest, shown
 from rollforge.frequency import frequency
 from rollforge.limits import LIMITS, read_bytes
+from rollforge.market import scans
 from rollforge.market.extract import ExtractOf, read_extract
 from rollforge.market.folder_change import previous_locations
 from rollforge.market.folder_files import (
@@ -45,6 +46,7 @@ from rollforge.market.folder_files import (
     read_market,
     series_file,
 )
+from rollforge.market.scans import Scan
 from rollforge.paths import read_path
 
 __all__ = [
@@ -94,8 +96,7 @@ class Provider:
     _stems: dict[str, str] = field(init=False, default_factory=dict, repr=False, compare=False)
     _others: dict[str, Provider] = field(init=False, default_factory=dict, repr=False, compare=False)
     _markets: dict[str, dict[str, list[Span]]] = field(default_factory=dict, repr=False)
-    _fingerprint: str = field(default="", repr=False)
-    _fingerprint_until: float = field(default=-math.inf, repr=False)
+    _latest: Scan | None = field(init=False, default=None, repr=False, compare=False)
     extract: ExtractOf | None = field(init=False, default=None, repr=False, compare=False)
     """The folder of which this one is an extract; None if it is none."""
 
@@ -507,17 +508,36 @@ class Provider:
         """Return a short string that changes when the data change: a hash of names, sizes and times of all files.
 
         Scanning all files takes a while, so the result is cached for two hundred times as long as the scan took (a few
-        seconds); after :meth:`refresh` the next call scans again.
+        seconds). The next scan may be that of another process of the same job, see :mod:`~rollforge.market.scans`. After
+        :meth:`refresh` the next call scans again.
         """
         if self._whole is not None:
             return f"{self._whole.fingerprint()}-{self.until}"
         if self.extract is not None:
             return self.extract.fingerprint
         now = time.monotonic()
-        if now > self._fingerprint_until:
-            self._fingerprint = self._pin.read(_fingerprint_of)
-            self._fingerprint_until = now + 200 * (time.monotonic() - now)
-        return self._fingerprint
+        if self._latest is None or now > self._latest.until:
+            self._latest = self._others_scan(now) or self._own_scan(now)
+        return self._latest.fingerprint
+
+    def _others_scan(self, now: float) -> Scan | None:
+        """Return a later scan of another process that need not be repeated yet; None if there is none."""
+        others, folder = scans.shared(), self._pin.identity
+        if others is None or folder is None or self._latest is None:
+            return None
+        scan = others.latest(folder)
+        if scan is None or not self._latest.began < scan.began <= now <= scan.until:
+            return None
+        self._pin.location()  # raises an error if the folder has been replaced
+        return scan
+
+    def _own_scan(self, now: float) -> Scan:
+        fingerprint = self._pin.read(_fingerprint_of)
+        scan = Scan(now, now + 200 * (time.monotonic() - now), fingerprint)
+        others, folder = scans.shared(), self._pin.identity
+        if others is not None and folder is not None:
+            others.keep(folder, scan)
+        return scan
 
     def refresh(self) -> None:
         """Clear the cache: the next access reads the folder again."""
@@ -528,7 +548,7 @@ class Provider:
         self._markets.clear()
         self._bounded.clear()
         self._lives.clear()
-        self._fingerprint_until = -math.inf
+        self._latest = None
 
 
 def _calendar_files(place: Path) -> dict[str, Path]:
@@ -584,6 +604,14 @@ class _Pin:
     def __del__(self) -> None:
         if self._handle is not None:
             os.close(self._handle)
+
+    @property
+    def identity(self) -> tuple[int, int] | None:
+        """Device and inode of the folder; None if it is missing."""
+        if self._handle is None:
+            return None
+        mine = os.fstat(self._handle)
+        return mine.st_dev, mine.st_ino
 
     def open(self, file: str) -> int:
         """Open a file of the folder, given by its path below `path`, for reading."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
 from rollforge.errors import (
@@ -16,6 +17,7 @@ from rollforge.plugins import load_plugins
 from rollforge.run.job import Job
 from rollforge.run.messages import CannotRun, Done, Outcome, Unreadable, failure
 from rollforge.run.references import from_reference, is_of_task, to_reference
+from rollforge.run.review import reviewed
 from rollforge.session import current_session
 from rollforge.store.codec import decode_definition, encode_result
 from rollforge.task import Status
@@ -74,7 +76,9 @@ def run_attempt(
             argument = from_reference(argument)
             if own and is_of_task(argument, task_id):
                 set_origin(Origin.OWN)
-        return Done(encode_result(to_reference(job.task_func(argument, **job.kwargs))))
+        with reviewed() if job.reviewed else contextlib.nullcontext():
+            result = job.task_func(argument, **job.kwargs)
+        return Done(encode_result(to_reference(result)))
     except interrupts:
         raise
     except (DataNotSent, MissingCode, MissingDependency, ModuleNotFoundError, RecorderUnreachable) as exc:

@@ -101,6 +101,8 @@ class Job:
     """Called once in each worker process before its first task, to import what tasks need."""
     own: bool = False
     """Whether to trust all tasks. By default only those that this process submitted are (:mod:`rollforge.trust`)."""
+    reviewed: bool = False
+    """Whether warnings about the tasks have been logged for all of them, so that they are not logged for each."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -242,7 +242,7 @@ class TrainerRM(Aliased, RecorderTrainer):
             open_tracker(session.tracking_uri).prepare()
             kwargs = {"experiment_name": experiment_name, **arguments}
             job = Job(
-                manager.pool, func, {}, before, after, kwargs, batch=batch,
+                manager.pool, func, {}, before, after, kwargs, batch=batch, reviewed=True,
                 on_death=lambda task_id: end_unfinished_runs(task_id, experiment_name, session),
             )  # fmt: skip
             admission = session_admission(manager.store, manager.pool, session)

@@ -37,7 +37,7 @@ from rollforge.run.failures import error_line, group_failures
 from rollforge.run.job import Event, Job, current_model, current_task
 from rollforge.run.progress import OnEvent, progress
 from rollforge.run.references import from_reference
-from rollforge.run.review import review, reviewed
+from rollforge.run.review import review
 from rollforge.run.task_resources import RESOURCES
 from rollforge.session import Session, current_session, using
 from rollforge.store.base import TaskStore
@@ -326,8 +326,9 @@ class TrainerR(RecorderTrainer):
         definitions = [{"place": i, "item": _plain(item), **_resources_of(item)} for i, item in enumerate(items)]
         store.create(pool, definitions, max_attempts=1, model_names=names)
         job = Job(
-            pool, _call, kwargs={"func": func, "arguments": arguments}, force_release=self.call_in_subproc, own=True
-        )
+            pool, _call, kwargs={"func": func, "arguments": arguments}, force_release=self.call_in_subproc, own=True,
+            reviewed=True,
+        )  # fmt: skip
         executor = self.executor or LocalProcesses(self.jobs or 1)
         with progress(len(items), self.on_event) as on_event:
             executor.run(job, session, on_event, store=store)
@@ -418,8 +419,7 @@ def _call(definition: Mapping[str, object], func: TrainFunc, arguments: Mapping[
     """Run one stage on one task in a worker process."""
     token = current_task.set(None)  # this pool exists only during the training, so its ids must not be recorded
     try:
-        with reviewed():  # the trainer has reviewed all tasks at once
-            return func(from_reference(definition["item"]), **arguments)
+        return func(from_reference(definition["item"]), **arguments)
     finally:
         current_task.reset(token)
 

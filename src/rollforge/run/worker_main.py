@@ -23,6 +23,7 @@ from typing import Any
 
 from rollforge import drivers, trust
 from rollforge.errors import RollforgeError
+from rollforge.market import scans
 from rollforge.plugins import load_plugins
 from rollforge.run.attempt import run_attempt
 from rollforge.run.interactive import define_in_main
@@ -61,8 +62,15 @@ def worker_main(
     known_drivers: drivers.Registered,
     modules: Path | None = None,
     locks: tuple[int, ...] = (),
+    shared_scans: int | None = None,
 ) -> None:
-    """Main function of a worker process, which keeps the files of `locks` open as long as it runs."""
+    """Main function of a worker process.
+
+    It keeps the files of `locks` open as long as it runs, and shares scans of data folders through the file
+    `shared_scans`.
+    """
+    if shared_scans is not None:
+        scans.join(shared_scans)
     drivers.register_again(known_drivers)
     if modules is not None:
         use_sent(modules)

@@ -28,6 +28,7 @@ from rollforge.errors import (
 )
 from rollforge.limits import LIMITS
 from rollforge.machine import process_is_stopped
+from rollforge.market import scans
 from rollforge.run.gpus import VARIABLE, GpuShare
 from rollforge.run.interactive import main_classes
 from rollforge.run.job import Job, known_failures
@@ -285,6 +286,7 @@ class WorkerProcess:
                 self._log_file, drivers.registered(), self._modules,
                 # The locks of its GPUs last as long as the process, even if this one is killed.
                 () if self._share is None else tuple(map(Inherited, self._share.descriptors)),
+                None if (scanned := scans.begin_sharing()) is None else Inherited(scanned),
             ),
         )  # fmt: skip
         resource_tracker.ensure_running()

@@ -1,0 +1,110 @@
+"""The latest scans of data folders, shared by a process and the worker processes that it has started.
+
+Each process looks every few seconds whether its data have changed, which reads the sizes and times of thousands of files.
+The processes of one job read the same folders, so one of them looks for all. A scan that another process has made is
+used only instead of repeating an earlier one, and not for longer than in the process that made it: no process notices a
+change later than it would alone, and none begins with what another one has seen before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import struct
+import tempfile
+import zlib
+from typing import NamedTuple
+
+__all__ = ["Scan", "SharedScans", "begin_sharing", "join", "shared"]
+
+_RECORD = struct.Struct("<QQdd16s")
+_CHECKSUM = 4
+_SLOT = 64  # bytes
+_SLOTS = 64
+
+
+class Scan(NamedTuple):
+    """The result of a scan of a folder."""
+
+    began: float
+    """When it began, as :func:`time.monotonic` measures time, which is the same in all processes of a machine."""
+    until: float
+    """When it has to be repeated."""
+    fingerprint: str
+    """16 characters, see :meth:`~rollforge.market.provider.Provider.fingerprint`."""
+
+
+class SharedScans:
+    """The latest scan of each folder, in a file without a name that several processes have opened.
+
+    Nothing is locked: a record has a checksum, and one that is being written or was damaged counts as missing.
+
+    Parameters
+    ----------
+    descriptor : int
+        File descriptor of the file, opened for reading and writing.
+
+    Examples
+    --------
+    >>> with tempfile.TemporaryFile() as file:
+    ...     scans = SharedScans(file.fileno())
+    ...     scans.keep((1, 42), Scan(10.0, 13.0, "0123456789abcdef"))
+    ...     scans.latest((1, 42)), scans.latest((1, 43))
+    (Scan(began=10.0, until=13.0, fingerprint='0123456789abcdef'), None)
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+
+    def latest(self, folder: tuple[int, int]) -> Scan | None:
+        """Return the latest scan of a folder, given by its device and inode; None if there is none."""
+        try:
+            data = os.pread(self.descriptor, _RECORD.size + _CHECKSUM, _place(folder))
+        except OSError:
+            return None
+        record, checksum = data[: _RECORD.size], data[_RECORD.size :]
+        if checksum != _checksum(record):
+            return None
+        device, inode, began, until, fingerprint = _RECORD.unpack(record)
+        if (device, inode) != folder or not fingerprint.isalnum():
+            return None
+        return Scan(began, until, fingerprint.decode("ascii"))
+
+    def keep(self, folder: tuple[int, int], scan: Scan) -> None:
+        """Keep a scan of a folder for the other processes."""
+        record = _RECORD.pack(*folder, scan.began, scan.until, scan.fingerprint.encode("ascii"))
+        with contextlib.suppress(OSError):  # the others look themselves
+            os.pwrite(self.descriptor, record + _checksum(record), _place(folder))
+
+
+def _checksum(record: bytes) -> bytes:
+    return zlib.crc32(record).to_bytes(_CHECKSUM, "little")
+
+
+def _place(folder: tuple[int, int]) -> int:
+    return hash(folder) % _SLOTS * _SLOT
+
+
+_shared: SharedScans | None = None
+
+
+def shared() -> SharedScans | None:
+    """Return the scans that this process shares with others; None if it shares none."""
+    return _shared
+
+
+def begin_sharing() -> int | None:
+    """Share the scans of this process from now on, and return the file descriptor for those that it starts.
+
+    None if there is no place for the file.
+    """
+    if _shared is None:
+        with contextlib.suppress(OSError), tempfile.TemporaryFile(prefix="rollforge-scans-") as file:
+            join(os.dup(file.fileno()))
+    return None if _shared is None else _shared.descriptor
+
+
+def join(descriptor: int) -> None:
+    """Share the scans of this process with the one that opened the file."""
+    global _shared
+    _shared = SharedScans(descriptor)
