@@ -26,7 +26,7 @@ from rollforge.paths import read_path
 from rollforge.store.base import Clock, not_unicode, refuse_newer
 from rollforge.store.sql_statements import Row, statements
 
-__all__ = ["LEDGER_TABLES", "Connected", "SQLiteDatabase", "absolute_uri", "parse_uri"]
+__all__ = ["LEDGER_TABLES", "Connected", "SQLiteDatabase", "absolute_uri", "file_identity", "parse_uri"]
 
 T = TypeVar("T")
 
@@ -246,7 +246,7 @@ class SQLiteDatabase(abc.ABC):
         """Return the connection of this thread and process; neither must share SQLite connections."""
         opened: Connected | None = getattr(self._local, "opened", None)
         if opened is None or opened.pid != os.getpid():
-            if self._file is not None and _identity(self.path)[0] is None:
+            if self._file is not None and file_identity(self.path)[0] is None:
                 self._refuse(self.path, "deleted")  # opening it would create an empty file
             if not self._read_only:
                 with contextlib.suppress(OSError):  # SQLite reports the error below
@@ -284,7 +284,7 @@ class SQLiteDatabase(abc.ABC):
 
     def _check_same_file(self, opened: Connected) -> None:
         """Raise an error if the file was deleted, emptied or replaced, as writes to the open file would be lost."""
-        file, size = _identity(self.path)
+        file, size = file_identity(self.path)
         if self._file is None:
             self._file = file
         self._filled = self._filled or size > 0
@@ -294,7 +294,7 @@ class SQLiteDatabase(abc.ABC):
             "-wal",
             "-shm",
         ):  # SQLite itself deletes them when the last connection is closed, and this one is open
-            identity, _ = _identity(f"{opened.place}{ending}")
+            identity, _ = file_identity(f"{opened.place}{ending}")
             known = (
                 opened.companions.setdefault(ending, identity)
                 if identity is not None
@@ -373,7 +373,7 @@ class SQLiteDatabase(abc.ABC):
         return self._retry(transaction)
 
 
-def _identity(path: Path | str) -> tuple[tuple[int, int] | None, int]:
+def file_identity(path: Path | str) -> tuple[tuple[int, int] | None, int]:
     """Return the device and inode of the file at a path (None if there is none), and its size."""
     try:
         found = os.stat(path)

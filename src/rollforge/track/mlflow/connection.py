@@ -19,6 +19,7 @@ from urllib.parse import unquote, urlsplit
 from rollforge.confidential import mask_error, mask_secrets
 from rollforge.errors import RecorderNotFound, TrackingError, TrackingUnavailable
 from rollforge.paths import read_path
+from rollforge.store.sqlite_database import file_identity
 from rollforge.track.mlflow.database import (
     BUSY_MS,
     check_database,
@@ -86,6 +87,7 @@ class Connection:
         check_installed(["mlflow", *(["sqlalchemy", "alembic"] if self.database is not None else [])])
         self._opened: Any = None
         self._rows: Rows | None = None
+        self._file: tuple[int, int] | None = None
         self._process = 0
         self._opened_registry: tuple[int, Any] = (0, None)
         self._opening = threading.Lock()
@@ -135,7 +137,7 @@ class Connection:
     def _open_again(self) -> None:
         if self._opened is not None and self.database is not None:
             self._opened.engine.dispose(close=False)  # after a fork, the connections belong to the parent
-        self._opened = self._rows = None
+        self._opened = self._rows = self._file = None
         if self.database is None:
             self._check_reachable()
             self._opened = self._get_store(None)
@@ -166,6 +168,7 @@ class Connection:
 
     def _known_rows(self, database: Path) -> Rows | None:
         """Return the rows of a database whose tables are those of the installed MLflow; None if that is not known."""
+        self._file, _ = file_identity(database)
         rows = Rows(database, BUSY_MS)
         known = are_allowed(database) and rows.revision() == (known_revision() or None) and not rows.unknown_table()
         return rows if known else None
@@ -264,10 +267,13 @@ class Connection:
         for attempt in range(20):
             our_call.active += 1
             try:
-                return method(*args, **kwargs)
+                found = method(*args, **kwargs)
+                self._check_same_file()
             except Declined:
                 method = self._method_of_mlflow(name)
                 continue
+            except TrackingUnavailable:
+                raise
             except Exception as exc:
                 message = first_line(exc)
                 code = _error_code(exc)
@@ -282,11 +288,28 @@ class Connection:
                 if "database is locked" not in message and not again:
                     raise self._translated(message) from exc
                 last = exc
+            else:
+                return found
             finally:
                 our_call.active -= 1
             # SQLite fails at once, whatever its timeout, if a transaction that has read cannot become a write.
             time.sleep(random.uniform(0.01, 0.05) * (attempt + 1))
         raise self.unavailable("it is locked by another process") from last
+
+    def _check_same_file(self) -> None:
+        """Raise an error if the database was deleted or replaced, as what is written to it is lost. The next call opens the
+        one that is there then."""
+        if self.database is None or self._process != os.getpid():
+            return
+        found, _ = file_identity(self.database)
+        if found == self._file:
+            return
+        self._process = 0
+        self._opened_registry = (0, None)
+        raise TrackingUnavailable(
+            f"The database {self.database} was {'deleted or moved' if found is None else 'replaced'} while it was in use. What "
+            "was last recorded in it is lost, unless the file is restored. Train the tasks that were running again."
+        )
 
     def _method_of_mlflow(self, name: str, *, registry: bool = False) -> Callable[..., Any]:
         """Return a method of MLflow's store, which gets values as MLflow's own objects."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import shutil
 import sqlite3
@@ -32,6 +33,8 @@ __all__ = [
     "tune",
 ]
 
+log = logging.getLogger(__name__)
+
 BUSY_MS = 60_000
 
 
@@ -56,7 +59,18 @@ def create_database(database: Path) -> None:
             raise
         shutil.rmtree(kept) if kept.is_dir() else kept.unlink()  # it is damaged: MLflow creates another one
         _fill(draft, database.parent)
+    _set_aside_logs(database)
     draft.replace(database)
+
+
+def _set_aside_logs(database: Path) -> None:
+    """Rename the logs of a database that was deleted without them: SQLite would write their pages into the new one."""
+    Path(f"{database}-shm").unlink(missing_ok=True)
+    for ending in ("-wal", "-journal"):
+        left, kept = Path(f"{database}{ending}"), Path(f"{database}.deleted{ending}")
+        with contextlib.suppress(FileNotFoundError):
+            left.replace(kept)
+            log.warning("%s belonged to a database that was deleted. It is kept as %s.", left, kept.name)
 
 
 def _fill(draft: Path, folder: Path) -> None:

@@ -14,7 +14,9 @@ import sys
 
 from rollforge.errors import TrackingError
 
-__all__ = ["CUT", "LONG_VALUES", "MAX_PARAM", "MAX_TAG", "number", "plain_key", "safe_key", "shortened"]
+__all__ = [
+    "CUT", "LONG_VALUES", "MAX_PARAM", "MAX_TAG", "name_when_deleted", "number", "plain_key", "safe_key", "shortened",
+]  # fmt: skip
 
 MAX_PARAM = 6000  # characters of a value that MLflow 3 stores (the same in the database of MLflow 2)
 MAX_TAG = 5000  # 8000 since MLflow 2.17; 5000 works with older versions too
@@ -55,6 +57,17 @@ def plain_key(key: str) -> str:
     'l2@valid'
     """
     return re.sub(r":x([0-9a-f]{1,6}):", lambda m: chr(int(m[1], 16)), key) if ":x" in key else key
+
+
+def name_when_deleted(name: str, experiment_id: str) -> str:
+    """Return the name of a deleted experiment, so that another one can have its former name.
+
+    Examples
+    --------
+    >>> name_when_deleted("demo", "7")
+    'demo (deleted 7)'
+    """
+    return f"{name} (deleted {experiment_id})"
 
 
 def shortened(value: str, limit: int) -> tuple[str, str]:

@@ -26,7 +26,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from rollforge.store.sqlite_database import Connected
-from rollforge.track.mlflow.names import CUT, MAX_PARAM, MAX_TAG, safe_key
+from rollforge.track.mlflow.names import CUT, MAX_PARAM, MAX_TAG, name_when_deleted, safe_key
 from rollforge.track.mlflow.values import Metric, Param, RunStatus, Tag
 from rollforge.track.tracker import RunQuery
 
@@ -221,6 +221,16 @@ class Rows:
                 (f"{root}/{experiment_id}", experiment_id),
             )
         return str(experiment_id)
+
+    def rename_deleted(self, experiment_id: str) -> None:
+        """Rename an experiment if it is deleted, so that its name can be given to another one."""
+        with self._transaction() as database:
+            query = "SELECT name FROM experiments WHERE experiment_id = ? AND lifecycle_stage = 'deleted'"
+            for (name,) in database.execute(query, (_number(experiment_id),)).fetchall():
+                database.execute(
+                    "UPDATE experiments SET name = ? WHERE experiment_id = ?",
+                    (name_when_deleted(name, experiment_id), _number(experiment_id)),
+                )
 
     def set_experiment_tag(self, experiment_id: str, tag: Tag) -> None:
         """Set a tag of an experiment."""

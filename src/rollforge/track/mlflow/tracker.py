@@ -14,7 +14,17 @@ from rollforge.track.artifact_files import Files, LocalFiles, probe_folder
 from rollforge.track.filters import matches, sort_runs
 from rollforge.track.mlflow.connection import Connection
 from rollforge.track.mlflow.files import RemoteFiles, local_folder
-from rollforge.track.mlflow.names import CUT, LONG_VALUES, MAX_PARAM, MAX_TAG, number, plain_key, safe_key, shortened
+from rollforge.track.mlflow.names import (
+    CUT,
+    LONG_VALUES,
+    MAX_PARAM,
+    MAX_TAG,
+    name_when_deleted,
+    number,
+    plain_key,
+    safe_key,
+    shortened,
+)
 from rollforge.track.mlflow.query import filter_text, order_text
 from rollforge.track.mlflow.registry import Registry
 from rollforge.track.mlflow.values import Metric as MetricValue, Param, RunStatus, Tag
@@ -26,6 +36,7 @@ _PARAMS_PER_BATCH = 100  # the limit for tags is the same
 _METRICS_PER_BATCH = 800  # the limit is 1000 including params and tags
 _PAGE = 1000
 _REMOTE_KEPT = 64
+_ATTEMPTS = 10
 _ACTIVE_ONLY = 1
 """MLflow's ``ViewType.ACTIVE_ONLY``: what is not deleted."""
 _CHECKED = "rollforge.checked"
@@ -106,18 +117,28 @@ class MLflowTracker:
         return str(found.experiment_id), str(found.name)
 
     def create_experiment(self, name: str) -> str:
-        try:
-            return str(self._connection.call("create_experiment", name))
-        except TrackingError:
-            found = self._connection.call("get_experiment_by_name", name)
+        for attempt in range(_ATTEMPTS):
+            try:
+                return str(self._connection.call("create_experiment", name))
+            except TrackingError:
+                found = self._connection.call("get_experiment_by_name", name)
+                if found is None and attempt == _ATTEMPTS - 1:
+                    raise
             if found is None:
-                raise
-        if found.lifecycle_stage == "active":
-            return str(found.experiment_id)  # another process has just created it
-        # An experiment deleted in MLflow's user interface keeps its name; delete_experiment() frees it.
-        self._connection.call("restore_experiment", found.experiment_id)
-        self.delete_experiment(str(found.experiment_id))
-        return str(self._connection.call("create_experiment", name))
+                continue  # another process has just freed the name
+            if found.lifecycle_stage == "active":
+                return str(found.experiment_id)  # another process has just created it
+            self._free_name(str(found.experiment_id))
+        raise TrackingError(f"The experiment {name!r} is created and deleted by other processes again and again.")
+
+    def _free_name(self, experiment_id: str) -> None:
+        """Rename an experiment that was deleted in MLflow's user interface, where it keeps its name."""
+        if self._connection.rows is not None:
+            self._connection.call("rename_deleted", experiment_id)
+            return
+        with contextlib.suppress(TrackingError):  # another process does the same
+            self._connection.call("restore_experiment", experiment_id)
+            self.delete_experiment(experiment_id)
 
     def experiments(self) -> dict[str, str]:
         found: dict[str, str] = {}
@@ -131,7 +152,7 @@ class MLflowTracker:
 
     def delete_experiment(self, experiment_id: str) -> None:
         name = self._connection.call("get_experiment", experiment_id).name
-        self._connection.call("rename_experiment", experiment_id, f"{name} (deleted {experiment_id})")
+        self._connection.call("rename_experiment", experiment_id, name_when_deleted(name, experiment_id))
         self._connection.call("delete_experiment", experiment_id)
 
     # -- runs ----------------------------------------------------------------------------------------------------------

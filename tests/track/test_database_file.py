@@ -1,0 +1,122 @@
+"""MLflow's database as a file: it is deleted, replaced, or left behind in part while processes use it."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import sqlite3
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from rollforge.errors import TrackingUnavailable
+from rollforge.track.base import get_experiment
+from rollforge.track.mlflow import MLflowTracker
+from rollforge.track.mlflow.rows import SWITCH
+from rollforge.track.tracker import Metric
+
+KILLED = """
+import os, signal, sys
+from rollforge.track.base import get_experiment
+from rollforge.track.mlflow import MLflowTracker
+experiment = get_experiment(MLflowTracker(sys.argv[1]), experiment_name="of the killed process")
+for i in range(20):
+    experiment.create_recorder(f"run {i}").log_params(lr=i)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.fixture(params=["on", "off"])
+def tracker(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MLflowTracker:
+    """A tracker that has recorded a run, as rows or by MLflow alone."""
+    monkeypatch.setenv(SWITCH, request.param)
+    opened = MLflowTracker(f"sqlite:///{tmp_path}/mlflow.db")
+    experiment = get_experiment(opened, experiment_name="before")
+    experiment.create_recorder("first").end_run()
+    return opened
+
+
+def names(database: Path) -> list[str]:
+    """Return the names of the runs in a database, after checking that it is not damaged."""
+    with closing(sqlite3.connect(database)) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        return [name for (name,) in connection.execute("SELECT name FROM runs ORDER BY start_time, name")]
+
+
+def remove(database: Path) -> None:
+    for ending in ("", "-wal", "-shm"):
+        Path(f"{database}{ending}").unlink(missing_ok=True)
+
+
+def test_runs_are_not_lost_silently_in_a_deleted_database(tracker: MLflowTracker, tmp_path: Path) -> None:
+    """The run that was being recorded gets an error. The next one is recorded in a new database."""
+    experiment = get_experiment(tracker, experiment_name="before")
+    running = experiment.create_recorder("second")
+    remove(tmp_path / "mlflow.db")
+    with pytest.raises(TrackingUnavailable, match=r"mlflow\.db was deleted or moved while it was in use"):
+        tracker.write(running.id, {}, [Metric("ic", 0.5, 0, 0.0)], {})
+    get_experiment(tracker, experiment_name="after").create_recorder("third").end_run()
+    assert names(tmp_path / "mlflow.db") == ["third"]
+    assert list(tracker.experiments()) == ["after", "Default"]
+
+
+def test_runs_are_not_lost_silently_in_a_replaced_database(tracker: MLflowTracker, tmp_path: Path) -> None:
+    """Such as by a copy that is restored. What follows is recorded there."""
+    database = tmp_path / "mlflow.db"
+    with closing(sqlite3.connect(database)) as source, closing(sqlite3.connect(tmp_path / "copy.db")) as copy:
+        source.backup(copy)
+    get_experiment(tracker, experiment_name="before").create_recorder("lost")
+    remove(database)
+    shutil.move(tmp_path / "copy.db", database)
+    with pytest.raises(TrackingUnavailable, match="was replaced while it was in use"):
+        tracker.experiments()
+    get_experiment(tracker, experiment_name="before").create_recorder("second").end_run()
+    assert names(database) == ["first", "second"]
+
+
+def test_a_database_that_is_left_alone_is_not_opened_again(tracker: MLflowTracker) -> None:
+    opened = tracker._connection._process, tracker._connection._rows, tracker._connection._opened
+    for _ in range(3):
+        get_experiment(tracker, experiment_name="before").create_recorder("more").end_run()
+    assert (tracker._connection._process, tracker._connection._rows, tracker._connection._opened) == opened
+
+
+@pytest.mark.slow
+def test_a_log_that_a_killed_process_left_does_not_become_part_of_a_new_database(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """SQLite would write the pages of the deleted database into the one that was created in its place."""
+    database = tmp_path / "mlflow.db"
+    killed = subprocess.run([sys.executable, "-c", KILLED, f"sqlite:///{database}"], check=False)
+    assert killed.returncode == -9
+    log = Path(f"{database}-wal").read_bytes()
+    assert log
+    database.unlink()
+    with caplog.at_level(logging.WARNING):
+        tracker = MLflowTracker(f"sqlite:///{database}")
+        get_experiment(tracker, experiment_name="new").create_recorder("first").end_run()
+    assert "belonged to a database that was deleted" in caplog.text
+    assert names(database) == ["first"]
+    assert list(tracker.experiments()) == ["new", "Default"]
+    assert (tmp_path / "mlflow.db.deleted-wal").read_bytes() == log
+
+
+@pytest.mark.slow
+def test_several_processes_create_an_experiment_with_the_name_of_a_deleted_one(tmp_path: Path) -> None:
+    """One that was deleted in MLflow's user interface keeps its name there."""
+    from mlflow import MlflowClient
+
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    first = MLflowTracker(uri)
+    others = [MLflowTracker(uri) for _ in range(6)]
+    for _ in range(10):
+        gone = first.create_experiment("same")
+        MlflowClient(uri).delete_experiment(gone)
+        with ThreadPoolExecutor(len(others)) as threads:
+            (created,) = set(threads.map(lambda tracker: tracker.create_experiment("same"), others))
+        assert first.find_experiment(name="same") == (created, "same")
+        assert created != gone
