@@ -42,8 +42,8 @@ def open_pool_reference(kept: Mapping[str, object]) -> Recorder:
     """
     known = check_reference(kept)
     reference: RunReference = {**known, "tracking": known_address(known["tracking"], current_session().tracking_uri)}
-    host, place = known.get("host"), local_path(known["tracking"])
-    if host is None or host == socket.gethostname() or place is None:
+    host = known.get("host")
+    if host is None or host == socket.gethostname() or (place := local_path(known["tracking"])) is None:
         return open_reference(reference, read=False)
     if place.exists():  # the machines may share a disk
         try:
