@@ -65,7 +65,7 @@ def test_runs_are_not_lost_silently_in_a_deleted_database(tracker: MLflowTracker
 
 
 def test_runs_are_not_lost_silently_in_a_replaced_database(tracker: MLflowTracker, tmp_path: Path) -> None:
-    """Such as by a copy that is restored. What follows is recorded there."""
+    """A copy of the database may be restored in its place. What follows is recorded there."""
     database = tmp_path / "mlflow.db"
     with closing(sqlite3.connect(database)) as source, closing(sqlite3.connect(tmp_path / "copy.db")) as copy:
         source.backup(copy)
