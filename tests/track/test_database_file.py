@@ -16,6 +16,7 @@ import pytest
 from rollforge.errors import TrackingUnavailable
 from rollforge.track.base import get_experiment
 from rollforge.track.mlflow import MLflowTracker
+from rollforge.track.mlflow.connection import Connection
 from rollforge.track.mlflow.rows import SWITCH
 from rollforge.track.tracker import Metric
 
@@ -23,6 +24,7 @@ KILLED = """
 import os, signal, sys
 from rollforge.track.base import get_experiment
 from rollforge.track.mlflow import MLflowTracker
+from rollforge.track.mlflow.connection import Connection
 experiment = get_experiment(MLflowTracker(sys.argv[1]), experiment_name="of the killed process")
 for i in range(20):
     experiment.create_recorder(f"run {i}").log_params(lr=i)
@@ -76,6 +78,28 @@ def test_runs_are_not_lost_silently_in_a_replaced_database(tracker: MLflowTracke
         tracker.experiments()
     get_experiment(tracker, experiment_name="before").create_recorder("second").end_run()
     assert names(database) == ["first", "second"]
+
+
+def test_every_thread_that_recorded_in_a_deleted_database_gets_an_error(
+    tracker: MLflowTracker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of them opens a new database while the other one still writes to the deleted one."""
+    experiment = get_experiment(tracker, experiment_name="before")
+    running = experiment.create_recorder("second")
+    check = Connection._check_same_file
+
+    def while_written(connection: Connection, opened: tuple[int, int] | None) -> None:
+        monkeypatch.setattr(Connection, "_check_same_file", check)
+        remove(tmp_path / "mlflow.db")
+        with pytest.raises(TrackingUnavailable, match="was deleted or moved"):
+            tracker.experiments()
+        get_experiment(tracker, experiment_name="after")
+        check(connection, opened)
+
+    monkeypatch.setattr(Connection, "_check_same_file", while_written)
+    with pytest.raises(TrackingUnavailable, match="was replaced while it was in use"):
+        tracker.write(running.id, {}, [Metric("ic", 0.5, 0, 0.0)], {})
+    assert list(tracker.experiments()) == ["after", "Default"]
 
 
 def test_a_database_that_is_left_alone_is_not_opened_again(tracker: MLflowTracker) -> None:

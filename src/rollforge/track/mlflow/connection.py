@@ -261,6 +261,8 @@ class Connection:
         Writing a tag is also retried if another process writes it at the same time: MLflow looks for it and then inserts it.
         With `registry`, the method is that of the store's model registry.
         """
+        self.open()
+        file = self._file  # first: another thread may open a new database meanwhile
         method = None if registry else getattr(self.rows, name, None)
         if method is None:
             method = self._method_of_mlflow(name, registry=registry)
@@ -268,7 +270,7 @@ class Connection:
             our_call.active += 1
             try:
                 found = method(*args, **kwargs)
-                self._check_same_file()
+                self._check_same_file(file)
             except Declined:
                 method = self._method_of_mlflow(name)
                 continue
@@ -296,16 +298,19 @@ class Connection:
             time.sleep(random.uniform(0.01, 0.05) * (attempt + 1))
         raise self.unavailable("it is locked by another process") from last
 
-    def _check_same_file(self) -> None:
-        """Raise an error if the database was deleted or replaced, as what is written to it is lost. The next call opens the
-        one that is there then."""
-        if self.database is None or self._process != os.getpid():
+    def _check_same_file(self, opened: tuple[int, int] | None) -> None:
+        """Raise an error if the database that was opened has been deleted or replaced, as what is written to it is lost.
+
+        The next call opens the one that is there then.
+        """
+        if self.database is None:
             return
         found, _ = file_identity(self.database)
-        if found == self._file:
+        if found == opened:
             return
-        self._process = 0
-        self._opened_registry = (0, None)
+        with self._opening:
+            if self._file == opened:
+                self._process, self._opened_registry = 0, (0, None)
         raise TrackingUnavailable(
             f"The database {self.database} was {'deleted or moved' if found is None else 'replaced'} while it was in use. What "
             "was last recorded in it is lost, unless the file is restored. Train the tasks that were running again."
