@@ -81,12 +81,19 @@ def test_a_record_that_is_half_written_or_damaged_counts_as_missing(place: int, 
         assert known.latest((1, 2)) is None
 
 
-def test_a_file_that_is_closed_is_no_error() -> None:
+def test_a_descriptor_that_was_closed_and_given_to_another_file_is_not_used(tmp_path: Path) -> None:
+    """Code of a task may close all descriptors. What it opens then must not be written to."""
     with tempfile.TemporaryFile() as file:
         known = SharedScans(os.dup(file.fileno()))
     os.close(known.descriptor)
     known.keep((1, 2), Scan(1.0, 2.0, MARK))
     assert known.latest((1, 2)) is None
+    with (tmp_path / "other").open("w+b") as other:
+        os.dup2(other.fileno(), known.descriptor)
+        known.keep((1, 2), Scan(1.0, 2.0, MARK))
+        assert known.latest((1, 2)) is None
+        os.close(known.descriptor)
+    assert (tmp_path / "other").read_bytes() == b""
 
 
 def test_the_second_scan_may_be_that_of_another_process(folder: Path, shared: SharedScans) -> None:

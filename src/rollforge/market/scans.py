@@ -55,9 +55,12 @@ class SharedScans:
 
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
+        self._file = _identity(descriptor)
 
     def latest(self, folder: tuple[int, int]) -> Scan | None:
         """Return the latest scan of a folder, given by its device and inode; None if there is none."""
+        if not self._is_open():
+            return None
         try:
             data = os.pread(self.descriptor, _RECORD.size + _CHECKSUM, _place(folder))
         except OSError:
@@ -72,9 +75,23 @@ class SharedScans:
 
     def keep(self, folder: tuple[int, int], scan: Scan) -> None:
         """Keep a scan of a folder for the other processes."""
+        if not self._is_open():
+            return
         record = _RECORD.pack(*folder, scan.began, scan.until, scan.fingerprint.encode("ascii"))
         with contextlib.suppress(OSError):  # the others look themselves
             os.pwrite(self.descriptor, record + _checksum(record), _place(folder))
+
+    def _is_open(self) -> bool:
+        """Return whether the descriptor still belongs to the file: code of a task may have closed it and opened another."""
+        return self._file is not None and _identity(self.descriptor) == self._file
+
+
+def _identity(descriptor: int) -> tuple[int, int] | None:
+    try:
+        found = os.fstat(descriptor)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _checksum(record: bytes) -> bytes:
