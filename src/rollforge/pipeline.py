@@ -180,7 +180,7 @@ def train(
     needed = _preload(task.get("model") for task in plan.tasks)
     job = Job(
         pool, task_train, batch=batch, kwargs={"experiment_name": pool}, preload=needed, on_death=on_death,
-        reviewed=True,  # the plan has already logged the warnings
+        reviewed=True,  # the plan has the warnings
     )  # fmt: skip
     jobs = min(jobs, max(1, waiting))
     # The same tasks can meanwhile be submitted again with other data.

@@ -35,6 +35,7 @@ from rollforge.expressions.expression import parse
 from rollforge.expressions.operators import custom_operators, lookahead, lookback, operator_names, unregister_operator
 from rollforge.expressions.tree import Call, Text
 from rollforge.features.engine import features
+from rollforge.generate.data_checks import own_operators
 from rollforge.market.folder_writer import write_folder
 from rollforge.market.provider import open_provider
 from rollforge.session import Session, current_session, using
@@ -497,6 +498,16 @@ def test_panels_depend_on_operators_that_were_not_used_yet(session: Session, tmp
         unregister_operator("Twice")
     assert set(marks[0]) == set(marks[1]) == {"Twice"}
     assert marks[0] != marks[1]
+
+
+def test_an_operator_is_known_to_checks_that_did_not_know_it_before(session: Session, tmp_path: Path) -> None:
+    """A session without the operator has checked the same expression before."""
+    (tmp_path / "twice.py").write_text(MODULE)
+    assert own_operators(["Twice($close)"]) == []
+    with using(session.with_(operators=(("Twice", str(tmp_path / "twice.py")),))):
+        assert own_operators(["Twice($close)"]) == ["Twice"]
+    unregister_operator("Twice")
+    assert own_operators(["Twice($close)"]) == []
 
 
 def test_operators_may_use_each_other(session: Session) -> None:

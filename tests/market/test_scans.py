@@ -60,22 +60,26 @@ def expire(provider: Provider) -> None:
     provider._latest = provider._latest._replace(until=time.monotonic() - 1e-6)
 
 
-@given(st.dictionaries(st.tuples(st.integers(0, 2**64 - 1), st.integers(0, 2**64 - 1)), st.floats(0, 1e9), max_size=8))
+@given(
+    st.dictionaries(
+        st.tuples(st.integers(-(2**31), 2**64 - 1), st.integers(0, 2**64 - 1)), st.floats(0, 1e9), max_size=8
+    )
+)
 def test_each_folder_has_its_own_scan(found: dict[tuple[int, int], float]) -> None:
     with tempfile.TemporaryFile() as file:
         known = SharedScans(file.fileno())
         for place, began in found.items():
-            known.keep(place, Scan(began, began + 3, MARK))
-            assert known.latest(place) == (began, began + 3, MARK)
+            known.keep(place, Scan(began, began + 1, began + 3, MARK))
+            assert known.latest(place) == (began, began + 1, began + 3, MARK)
         # Two folders may need the same place; a scan is never taken for that of another folder.
-        assert all(known.latest(place) in ((began, began + 3, MARK), None) for place, began in found.items())
+        assert all(known.latest(place) in ((began, began + 1, began + 3, MARK), None) for place, began in found.items())
 
 
-@given(st.integers(0, 51), st.integers(1, 255))
+@given(st.integers(0, 59), st.integers(1, 255))
 def test_a_record_that_is_half_written_or_damaged_counts_as_missing(place: int, flipped: int) -> None:
     with tempfile.TemporaryFile() as file:
         known = SharedScans(file.fileno())
-        known.keep((1, 2), Scan(1.0, 2.0, MARK))
+        known.keep((1, 2), Scan(1.0, 1.5, 2.0, MARK))
         start = hash((1, 2)) % 64 * 64
         os.pwrite(file.fileno(), bytes([os.pread(file.fileno(), 1, start + place)[0] ^ flipped]), start + place)
         assert known.latest((1, 2)) is None
@@ -86,11 +90,11 @@ def test_a_descriptor_that_was_closed_and_given_to_another_file_is_not_used(tmp_
     with tempfile.TemporaryFile() as file:
         known = SharedScans(os.dup(file.fileno()))
     os.close(known.descriptor)
-    known.keep((1, 2), Scan(1.0, 2.0, MARK))
+    known.keep((1, 2), Scan(1.0, 1.5, 2.0, MARK))
     assert known.latest((1, 2)) is None
     with (tmp_path / "other").open("w+b") as other:
         os.dup2(other.fileno(), known.descriptor)
-        known.keep((1, 2), Scan(1.0, 2.0, MARK))
+        known.keep((1, 2), Scan(1.0, 1.5, 2.0, MARK))
         assert known.latest((1, 2)) is None
         os.close(known.descriptor)
     assert (tmp_path / "other").read_bytes() == b""
@@ -104,7 +108,8 @@ def test_the_second_scan_may_be_that_of_another_process(folder: Path, shared: Sh
     assert mine.fingerprint() == before  # as long as it need not look again
     expire(mine)
     assert mine.fingerprint() == other.fingerprint()
-    assert mine._latest == other._latest == shared.latest(identity(folder))
+    assert mine._latest is not None
+    assert other._latest == shared.latest(identity(folder)) == mine._latest._replace(until=other._latest.until)  # type: ignore[union-attr]
 
 
 def test_the_first_scan_of_a_process_is_its_own(folder: Path, shared: SharedScans) -> None:
@@ -139,17 +144,38 @@ def test_a_scan_of_another_process_is_not_used_for_longer_than_there(folder: Pat
 
 def test_a_process_does_not_go_back_to_an_earlier_scan(folder: Path, shared: SharedScans) -> None:
     mine = Provider(folder)
-    slow = Scan(time.monotonic(), time.monotonic() + 1000, "f" * 16)
-    mine.fingerprint()  # begins after the slow scan of another process, and ends before it
-    shared.keep(identity(folder), slow)
-    expire(mine)
+    before = time.monotonic()
+    mine.fingerprint()
+    assert mine._latest is not None
+    for began in (
+        before,
+        (mine._latest.began + mine._latest.ended) / 2,
+    ):  # it may have read a file before this process did
+        shared.keep(identity(folder), Scan(began, time.monotonic(), time.monotonic() + 1000, "f" * 16))
+        expire(mine)
+        assert mine.fingerprint() == scanned(folder)
+
+
+def test_a_scan_of_a_slower_process_is_used_no_longer_than_an_own_one(
+    folder: Path, shared: SharedScans, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    mine = Provider(folder)
+    mine._latest = Scan(100.0, 100.01, 102.0, MARK)  # two seconds
+    shared.keep(identity(folder), Scan(102.0, 103.0, 302.0, "f" * 16))
+    now[0] = 103.5
+    assert mine.fingerprint() == "f" * 16
+    now[0] = 104.1
     assert mine.fingerprint() == scanned(folder)
 
 
 def test_a_scan_from_the_future_is_not_used(folder: Path, shared: SharedScans) -> None:
     mine = Provider(folder)
     mine.fingerprint()
-    shared.keep(identity(folder), Scan(time.monotonic() + 1000, time.monotonic() + 2000, "f" * 16))
+    shared.keep(
+        identity(folder), Scan(time.monotonic() + 1000, time.monotonic() + 1001, time.monotonic() + 2000, "f" * 16)
+    )
     expire(mine)
     assert mine.fingerprint() == scanned(folder)
 
@@ -161,6 +187,18 @@ def test_without_sharing_every_process_looks_itself(folder: Path, monkeypatch: p
     change(folder)
     expire(mine)
     assert mine.fingerprint() == scanned(folder) != before
+
+
+def test_a_closed_descriptor_is_replaced_for_the_next_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scans, "_shared", None)
+    first = scans.begin_sharing()
+    assert first is not None
+    assert scans.begin_sharing() == first
+    os.close(first)
+    second = scans.begin_sharing()
+    assert second is not None
+    assert os.fstat(second).st_nlink == 0
+    os.close(second)
 
 
 def test_without_a_place_for_the_file_nothing_is_shared(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,10 +10,13 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from rollforge.errors import TrackingUnavailable
+from rollforge.errors import TrackingError, TrackingUnavailable
+from rollforge.run.execute import task_train
+from rollforge.session import Session, using
 from rollforge.track.base import get_experiment
 from rollforge.track.mlflow import MLflowTracker
 from rollforge.track.mlflow.connection import Connection
@@ -102,6 +105,61 @@ def test_every_thread_that_recorded_in_a_deleted_database_gets_an_error(
     assert list(tracker.experiments()) == ["after", "Default"]
 
 
+def test_an_error_of_a_call_does_not_hide_that_the_database_was_replaced(
+    tracker: MLflowTracker, tmp_path: Path
+) -> None:
+    """A dashboard that asks for a run of the new database finds it with its second request."""
+    other = MLflowTracker(f"sqlite:///{tmp_path}/other/mlflow.db")
+    run = get_experiment(other, experiment_name="other").create_recorder("new")
+    run.end_run()
+    other._connection.close()
+    remove(tmp_path / "mlflow.db")
+    shutil.move(tmp_path / "other" / "mlflow.db", tmp_path / "mlflow.db")
+    with pytest.raises(TrackingUnavailable, match="was replaced while it was in use"):
+        tracker.read(run.id)
+    assert tracker.read(run.id).info.name == "new"
+
+
+def test_an_emptied_database_is_an_error(tracker: MLflowTracker, tmp_path: Path) -> None:
+    (tmp_path / "mlflow.db").write_bytes(b"")
+    with pytest.raises(TrackingUnavailable, match="was emptied while it was in use"):
+        tracker.experiments()
+
+
+def test_a_task_after_the_database_was_deleted_tells_it(
+    tracker: MLflowTracker, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is recorded in a new database, but the tasks before it are lost."""
+    uri = tracker.uri
+    with using(Session(tracking_uri=uri, experiment_name="before")):
+        for i, task in enumerate(tasks(2)):
+            if i:
+                remove(tmp_path / "mlflow.db")
+            task_train(task)
+    assert "was deleted or moved while it was in use" in caplog.text
+    assert len(names(tmp_path / "mlflow.db")) == 1
+
+
+def tasks(number: int) -> list[dict[str, Any]]:
+    """Return tasks that need no data."""
+    return [
+        {
+            "model": {"class": "ConstantModel", "module_path": "rollforge.models", "kwargs": {"value": float(i)}},
+            "dataset": {"class": "EmptyDataset", "module_path": "rollforge.models.constant"},
+        }
+        for i in range(number)
+    ]
+
+
+def test_an_experiment_that_cannot_be_created_is_not_tried_again(tracker: MLflowTracker) -> None:
+    called: list[str] = []
+    call = tracker._connection.call
+    tracker._connection.call = lambda name, *args, **more: (called.append(name), call(name, *args, **more))[1]  # type: ignore[method-assign]
+    with pytest.raises(TrackingError):
+        tracker.create_experiment("")
+    assert called == ["create_experiment", "get_experiment_by_name"]
+
+
 def test_a_database_that_is_left_alone_is_not_opened_again(tracker: MLflowTracker) -> None:
     opened = tracker._connection._process, tracker._connection._rows, tracker._connection._opened
     for _ in range(3):
@@ -128,10 +186,17 @@ def test_a_log_that_a_killed_process_left_does_not_become_part_of_a_new_database
     assert list(tracker.experiments()) == ["new", "Default"]
     assert (tmp_path / "mlflow.db.deleted-wal").read_bytes() == log
 
+    tracker._connection.close()
+    remove(database)
+    Path(f"{database}-wal").write_bytes(b"another log")
+    MLflowTracker(f"sqlite:///{database}").prepare()
+    assert (tmp_path / "mlflow.db.deleted-wal").read_bytes() == log
+    assert (tmp_path / "mlflow.db.deleted1-wal").read_bytes() == b"another log"
+
 
 @pytest.mark.slow
-def test_several_processes_create_an_experiment_with_the_name_of_a_deleted_one(tmp_path: Path) -> None:
-    """One that was deleted in MLflow's user interface keeps its name there."""
+def test_several_trackers_create_an_experiment_with_the_name_of_a_deleted_one(tmp_path: Path) -> None:
+    """An experiment that was deleted in MLflow's user interface keeps its name there."""
     from mlflow import MlflowClient
 
     uri = f"sqlite:///{tmp_path}/mlflow.db"

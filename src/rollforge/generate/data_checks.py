@@ -95,21 +95,21 @@ class _Reads:
     operators: tuple[str, ...]
 
 
-_NOTHING = _Reads(0, (), ())
-
-
 def _reads(text: str) -> _Reads:
     """Return what an expression reads: nothing if it is invalid, which is reported when the handler is checked."""
-    return _reads_in(text, language_version())
+    try:
+        return _reads_in(text, language_version())
+    except ExpressionError:
+        return _Reads(0, (), ())
 
 
 @functools.lru_cache(maxsize=16384)
 def _reads_in(text: str, version: int) -> _Reads:
-    """What an expression reads in the language of a version. A worker checks each window of the same features."""
-    try:
-        tree = parse(text)
-    except ExpressionError:
-        return _NOTHING
+    """What an expression reads in the language of a version. A worker checks each window of the same features.
+
+    Errors are not kept: the operators of another session may be loaded by then.
+    """
+    tree = parse(text)
     parts = list(walk(tree))
     fields = dict.fromkeys(part.name for part in parts if isinstance(part, Field))
     operators = dict.fromkeys(part.name for part in parts if isinstance(part, Call))

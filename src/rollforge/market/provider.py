@@ -522,18 +522,19 @@ class Provider:
 
     def _others_scan(self, now: float) -> Scan | None:
         """Return a later scan of another process that need not be repeated yet; None if there is none."""
-        others, folder = scans.shared(), self._pin.identity
-        if others is None or folder is None or self._latest is None:
+        others, folder, mine = scans.shared(), self._pin.identity, self._latest
+        if others is None or folder is None or mine is None or (scan := others.latest(folder)) is None:
             return None
-        scan = others.latest(folder)
-        if scan is None or not self._latest.began < scan.began <= now <= scan.until:
+        until = min(scan.until, scan.began + (mine.until - mine.began))  # it may have taken longer there
+        if not mine.ended <= scan.began <= now <= until:
             return None
         self._pin.location()  # raises an error if the folder has been replaced
-        return scan
+        return scan._replace(until=until)
 
     def _own_scan(self, now: float) -> Scan:
         fingerprint = self._pin.read(_fingerprint_of)
-        scan = Scan(now, now + 200 * (time.monotonic() - now), fingerprint)
+        ended = time.monotonic()
+        scan = Scan(now, ended, now + 200 * (ended - now), fingerprint)
         others, folder = scans.shared(), self._pin.identity
         if others is not None and folder is not None:
             others.keep(folder, scan)

@@ -1,9 +1,9 @@
 """The latest scans of data folders, shared by a process and the worker processes that it has started.
 
-Each process looks every few seconds whether its data have changed, which reads the sizes and times of thousands of files.
-The processes of one job read the same folders, so one of them looks for all. A scan that another process has made is
-used only instead of repeating an earlier one, and not for longer than in the process that made it: no process notices a
-change later than it would alone, and none begins with what another one has seen before.
+Each process checks every few seconds whether its data have changed, which reads the sizes and times of thousands of files.
+The processes of one job read the same folders, so one of them does that on behalf of all. The first scan of a process is always
+its own. Instead of a later one it may use that of another process, if this began after its own last one ended, and not for longer
+than a scan of its own: no process goes back to an earlier state, or uses one that is older than its own might be.
 """
 
 from __future__ import annotations
@@ -12,14 +12,15 @@ import contextlib
 import os
 import struct
 import tempfile
+import threading
 import zlib
 from typing import NamedTuple
 
 __all__ = ["Scan", "SharedScans", "begin_sharing", "join", "shared"]
 
-_RECORD = struct.Struct("<QQdd16s")
+_RECORD = struct.Struct("<QQddd16s")
 _CHECKSUM = 4
-_SLOT = 64  # bytes
+_SLOT = 64  # bytes, which a record and its checksum need at most
 _SLOTS = 64
 
 
@@ -28,6 +29,7 @@ class Scan(NamedTuple):
 
     began: float
     """When it began, as :func:`time.monotonic` measures time, which is the same in all processes of a machine."""
+    ended: float
     until: float
     """When it has to be repeated."""
     fingerprint: str
@@ -48,9 +50,9 @@ class SharedScans:
     --------
     >>> with tempfile.TemporaryFile() as file:
     ...     scans = SharedScans(file.fileno())
-    ...     scans.keep((1, 42), Scan(10.0, 13.0, "0123456789abcdef"))
+    ...     scans.keep((1, 42), Scan(10.0, 10.1, 13.0, "0123456789abcdef"))
     ...     scans.latest((1, 42)), scans.latest((1, 43))
-    (Scan(began=10.0, until=13.0, fingerprint='0123456789abcdef'), None)
+    (Scan(began=10.0, ended=10.1, until=13.0, fingerprint='0123456789abcdef'), None)
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -59,7 +61,7 @@ class SharedScans:
 
     def latest(self, folder: tuple[int, int]) -> Scan | None:
         """Return the latest scan of a folder, given by its device and inode; None if there is none."""
-        if not self._is_open():
+        if not self.is_open():
             return None
         try:
             data = os.pread(self.descriptor, _RECORD.size + _CHECKSUM, _place(folder))
@@ -68,20 +70,20 @@ class SharedScans:
         record, checksum = data[: _RECORD.size], data[_RECORD.size :]
         if checksum != _checksum(record):
             return None
-        device, inode, began, until, fingerprint = _RECORD.unpack(record)
-        if (device, inode) != folder or not fingerprint.isalnum():
+        device, inode, began, ended, until, fingerprint = _RECORD.unpack(record)
+        if (device, inode) != _unsigned(folder) or not fingerprint.isalnum():
             return None
-        return Scan(began, until, fingerprint.decode("ascii"))
+        return Scan(began, ended, until, fingerprint.decode("ascii"))
 
     def keep(self, folder: tuple[int, int], scan: Scan) -> None:
         """Keep a scan of a folder for the other processes."""
-        if not self._is_open():
+        if not self.is_open():
             return
-        record = _RECORD.pack(*folder, scan.began, scan.until, scan.fingerprint.encode("ascii"))
+        record = _RECORD.pack(*_unsigned(folder), scan.began, scan.ended, scan.until, scan.fingerprint.encode("ascii"))
         with contextlib.suppress(OSError):  # the others look themselves
             os.pwrite(self.descriptor, record + _checksum(record), _place(folder))
 
-    def _is_open(self) -> bool:
+    def is_open(self) -> bool:
         """Return whether the descriptor still belongs to the file: code of a task may have closed it and opened another."""
         return self._file is not None and _identity(self.descriptor) == self._file
 
@@ -98,11 +100,18 @@ def _checksum(record: bytes) -> bytes:
     return zlib.crc32(record).to_bytes(_CHECKSUM, "little")
 
 
+def _unsigned(folder: tuple[int, int]) -> tuple[int, int]:
+    """Return device and inode without a sign, which some systems give to devices."""
+    device, inode = folder
+    return device % 2**64, inode % 2**64
+
+
 def _place(folder: tuple[int, int]) -> int:
-    return hash(folder) % _SLOTS * _SLOT
+    return hash(_unsigned(folder)) % _SLOTS * _SLOT
 
 
 _shared: SharedScans | None = None
+_beginning = threading.Lock()
 
 
 def shared() -> SharedScans | None:
@@ -115,10 +124,11 @@ def begin_sharing() -> int | None:
 
     None if there is no place for the file.
     """
-    if _shared is None:
-        with contextlib.suppress(OSError), tempfile.TemporaryFile(prefix="rollforge-scans-") as file:
-            join(os.dup(file.fileno()))
-    return None if _shared is None else _shared.descriptor
+    with _beginning:
+        if _shared is None or not _shared.is_open():
+            with contextlib.suppress(OSError), tempfile.TemporaryFile(prefix="rollforge-scans-") as file:
+                join(os.dup(file.fileno()))
+    return _shared.descriptor if _shared is not None and _shared.is_open() else None
 
 
 def join(descriptor: int) -> None:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from rollforge import trust
 from rollforge.build import build, fill_placeholder, flatten_dict, locate, resolve_references
 from rollforge.dates import read_day
-from rollforge.errors import ConfigError, TaskNotSerializable, TrackingError
+from rollforge.errors import ConfigError, TaskNotSerializable, TrackingError, TrackingUnavailable
 from rollforge.generate.data_read import handler_frequencies
 from rollforge.generate.naming import describe, trial_of
 from rollforge.generate.segments import has_intervals
@@ -389,8 +389,12 @@ def _create_recorder(
         tags[TASK_TAG] = digest(task)
     known = _experiments.get((tracker.uri, experiment_name))
     if known is not None:
-        with contextlib.suppress(TrackingError):  # the experiment has been deleted: opened again below
+        try:
             return known.create_recorder(recorder_name, tags)
+        except TrackingUnavailable as exc:  # such as that the database was deleted, which concerns the tasks before
+            log.warning("%s", exc)
+        except TrackingError:  # the experiment has been deleted
+            pass
     _experiments[tracker.uri, experiment_name] = experiment = get_experiment(tracker, experiment_name=experiment_name)
     return experiment.create_recorder(recorder_name, tags)
 

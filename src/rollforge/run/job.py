@@ -102,7 +102,7 @@ class Job:
     own: bool = False
     """Whether to trust all tasks. By default only those that this process submitted are (:mod:`rollforge.trust`)."""
     reviewed: bool = False
-    """Whether warnings about the tasks have been logged for all of them, so that they are not logged for each."""
+    """Whether the warnings about all tasks are known already, so that worker processes need not log them for each."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,7 +35,7 @@ from rollforge.track.mlflow.library import check_installed, first_line, import_m
 from rollforge.track.mlflow.rows import Declined, Refused, Rows, are_allowed
 from rollforge.track.mlflow.values import as_entities
 
-__all__ = ["Connection"]
+__all__ = ["AlreadyExists", "Connection"]
 
 T = TypeVar("T")
 
@@ -50,6 +50,10 @@ _AT_ONCE = ("UNIQUE constraint failed", "duplicate key value")
 """Parts of the messages of SQLite and PostgreSQL if another process has inserted the same row in between."""
 _WRITES_AGAIN = frozenset({"set_tag", "log_batch"})
 """Methods that can be called again then: they update a row that exists."""
+
+
+class AlreadyExists(TrackingError):
+    """Another experiment has the same name."""
 
 
 class Connection:
@@ -277,18 +281,11 @@ class Connection:
             except TrackingUnavailable:
                 raise
             except Exception as exc:
+                self._check_same_file(file)
                 message = first_line(exc)
-                code = _error_code(exc)
-                if code is None:  # a damaged file can raise anything in MLflow and its YAML parser
-                    raise TrackingError(
-                        f"The tracking store {mask_secrets(self.uri)} contains data that MLflow cannot read "
-                        f"({type(exc).__name__}: {message})."
-                    ) from exc
-                if code == "RESOURCE_DOES_NOT_EXIST":
-                    raise RecorderNotFound(f"{message} (in {mask_secrets(self.uri)})") from exc
                 again = name in _WRITES_AGAIN and any(sign in message for sign in _AT_ONCE)
-                if "database is locked" not in message and not again:
-                    raise self._translated(message) from exc
+                if _error_code(exc) is None or ("database is locked" not in message and not again):
+                    raise self._error(exc) from exc
                 last = exc
             else:
                 return found
@@ -305,15 +302,16 @@ class Connection:
         """
         if self.database is None:
             return
-        found, _ = file_identity(self.database)
-        if found == opened:
+        found, size = file_identity(self.database)
+        if found == opened and size:
             return
         with self._opening:
             if self._file == opened:
                 self._process, self._opened_registry = 0, (0, None)
+        what = "deleted or moved" if found is None else "emptied" if found == opened else "replaced"
         raise TrackingUnavailable(
-            f"The database {self.database} was {'deleted or moved' if found is None else 'replaced'} while it was in use. What "
-            "was last recorded in it is lost, unless the file is restored. Train the tasks that were running again."
+            f"The database {self.database} was {what} while it was in use. Unless it is restored, what was recorded in it is "
+            "lost: train the tasks that were running again."
         )
 
     def _method_of_mlflow(self, name: str, *, registry: bool = False) -> Callable[..., Any]:
@@ -325,12 +323,21 @@ class Connection:
 
         return called
 
-    def _translated(self, message: str) -> TrackingError:
+    def _error(self, exc: Exception) -> TrackingError:
+        """Return the error that tells what a method has raised."""
+        message, code = first_line(exc), _error_code(exc)
+        if code is None:  # a damaged file can raise anything in MLflow and its YAML parser
+            return TrackingError(
+                f"The tracking store {mask_secrets(self.uri)} contains data that MLflow cannot read "
+                f"({type(exc).__name__}: {message})."
+            )
+        deleted = message.startswith("The run ") and message.endswith("Current state is deleted.")
+        if deleted or code == "RESOURCE_DOES_NOT_EXIST":
+            return RecorderNotFound(f"{message} (in {mask_secrets(self.uri)})")
         if any(sign in message for sign in _BROKEN):
             return self.unavailable(message)
-        if message.startswith("The run ") and message.endswith("Current state is deleted."):
-            return RecorderNotFound(f"{message} (in {mask_secrets(self.uri)})")
-        return TrackingError(f"MLflow: {message} (in {mask_secrets(self.uri)})")
+        kind = AlreadyExists if code == "RESOURCE_ALREADY_EXISTS" else TrackingError
+        return kind(f"MLflow: {message} (in {mask_secrets(self.uri)})")
 
 
 def _error_code(exc: Exception) -> str | None:

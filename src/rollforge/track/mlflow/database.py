@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import os
 import shutil
@@ -67,9 +68,11 @@ def _set_aside_logs(database: Path) -> None:
     """Rename the logs of a database that was deleted without them: SQLite would write their pages into the new one."""
     Path(f"{database}-shm").unlink(missing_ok=True)
     for ending in ("-wal", "-journal"):
-        left, kept = Path(f"{database}{ending}"), Path(f"{database}.deleted{ending}")
+        left = Path(f"{database}{ending}")
+        names = (Path(f"{database}.deleted{number or ''}{ending}") for number in itertools.count())
+        kept = next(name for name in names if not name.exists())
         with contextlib.suppress(FileNotFoundError):
-            left.replace(kept)
+            left.rename(kept)
             log.warning("%s belonged to a database that was deleted. It is kept as %s.", left, kept.name)
 
 

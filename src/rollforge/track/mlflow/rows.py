@@ -228,8 +228,8 @@ class Rows:
             query = "SELECT name FROM experiments WHERE experiment_id = ? AND lifecycle_stage = 'deleted'"
             for (name,) in database.execute(query, (_number(experiment_id),)).fetchall():
                 database.execute(
-                    "UPDATE experiments SET name = ? WHERE experiment_id = ?",
-                    (name_when_deleted(name, experiment_id), _number(experiment_id)),
+                    "UPDATE experiments SET name = ?, last_update_time = ? WHERE experiment_id = ?",
+                    (name_when_deleted(name, experiment_id), time.time_ns() // 1_000_000, _number(experiment_id)),
                 )
 
     def set_experiment_tag(self, experiment_id: str, tag: Tag) -> None:

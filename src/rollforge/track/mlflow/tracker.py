@@ -12,7 +12,7 @@ from rollforge.confidential import mask_secrets
 from rollforge.errors import RecorderNotFound, TrackingError, shown
 from rollforge.track.artifact_files import Files, LocalFiles, probe_folder
 from rollforge.track.filters import matches, sort_runs
-from rollforge.track.mlflow.connection import Connection
+from rollforge.track.mlflow.connection import AlreadyExists, Connection
 from rollforge.track.mlflow.files import RemoteFiles, local_folder
 from rollforge.track.mlflow.names import (
     CUT,
@@ -117,12 +117,12 @@ class MLflowTracker:
         return str(found.experiment_id), str(found.name)
 
     def create_experiment(self, name: str) -> str:
-        for attempt in range(_ATTEMPTS):
+        for _ in range(_ATTEMPTS):
             try:
                 return str(self._connection.call("create_experiment", name))
-            except TrackingError:
+            except TrackingError as exc:
                 found = self._connection.call("get_experiment_by_name", name)
-                if found is None and attempt == _ATTEMPTS - 1:
+                if found is None and not isinstance(exc, AlreadyExists):
                     raise
             if found is None:
                 continue  # another process has just freed the name
