@@ -129,7 +129,7 @@ def test_an_emptied_database_is_an_error(tracker: MLflowTracker, tmp_path: Path)
 def test_a_task_after_the_database_was_deleted_tells_it(
     tracker: MLflowTracker, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is recorded in a new database, but the tasks before it are lost."""
+    """The task itself is recorded in a new database, but those before it are lost."""
     uri = tracker.uri
     with using(Session(tracking_uri=uri, experiment_name="before")):
         for i, task in enumerate(tasks(2)):
