@@ -399,7 +399,7 @@ class TrackingError(RollforgeError):
 
 
 class TrackingUnavailable(TrackingError, ConnectionError):
-    """A tracking store cannot be opened."""
+    """A tracking store cannot be opened, or was deleted or replaced while it was in use."""
 
 
 class ExperimentNotFound(TrackingError, LookupError):

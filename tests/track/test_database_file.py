@@ -140,6 +140,35 @@ def test_a_task_after_the_database_was_deleted_tells_it(
     assert len(names(tmp_path / "mlflow.db")) == 1
 
 
+def test_a_task_whose_database_is_deleted_fails_and_the_next_ones_are_recorded_under_their_names(
+    tracker: MLflowTracker, tmp_path: Path
+) -> None:
+    """The ids of experiments begin anew in the new database."""
+    with using(Session(tracking_uri=tracker.uri)):
+        first, second, third = tasks(3)
+        for name in ("before", "another"):
+            task_train(first, name)
+        database = str(tmp_path / "mlflow.db")
+        second["record"] = [{"class": "DeletesDatabase", "module_path": __name__, "kwargs": {"database": database}}]
+        with pytest.raises(TrackingUnavailable, match="was deleted or moved while it was in use"):
+            task_train(second, "another")
+        for name in ("another", "before"):
+            task_train(third, name)
+    opened = MLflowTracker(tracker.uri)
+    for name in ("another", "before"):
+        assert len(get_experiment(opened, experiment_name=name).list_recorders()) == 1
+
+
+class DeletesDatabase:
+    """A record during which somebody deletes MLflow's database."""
+
+    def __init__(self, database: str, **_: object) -> None:
+        self.database = Path(database)
+
+    def generate(self) -> None:
+        remove(self.database)
+
+
 def tasks(number: int) -> list[dict[str, Any]]:
     """Return tasks that need no data."""
     return [

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-import itertools
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rollforge.dates import Days, show_time
@@ -13,7 +12,7 @@ from rollforge.description import Description
 from rollforge.errors import DateError, ExpressionError, RollforgeError, counted, first_few
 from rollforge.expressions.expression import parse
 from rollforge.expressions.operators import is_built_in, language_version, last_day_read
-from rollforge.expressions.tree import Call, Field, walk
+from rollforge.expressions.tree import Call, Expression, Field, walk
 from rollforge.features.processor import DropnaProcessor, TimeRangeFlt
 from rollforge.features.processor_base import Adapted
 from rollforge.generate.checks import CheckResult
@@ -86,56 +85,49 @@ def _titled(name: str, expression: str) -> str:
     return expression if name == expression else f"{name} = {expression}"
 
 
-@dataclass(frozen=True, slots=True)
-class _Reads:
-    """The days ahead, fields and operators that an expression reads."""
-
-    days_ahead: int
-    fields: tuple[str, ...]
-    operators: tuple[str, ...]
-
-
-def _reads(text: str) -> _Reads:
-    """Return what an expression reads: nothing if it is invalid, which is reported when the handler is checked."""
-    try:
-        return _reads_in(text, language_version())
-    except ExpressionError:
-        return _Reads(0, (), ())
-
-
-@functools.lru_cache(maxsize=16384)
-def _reads_in(text: str, version: int) -> _Reads:
-    """What an expression reads in the language of a version. A worker checks each window of the same features.
-
-    Errors are not kept: the operators of another session may be loaded by then.
-    """
-    tree = parse(text)
-    parts = list(walk(tree))
-    fields = dict.fromkeys(part.name for part in parts if isinstance(part, Field))
-    operators = dict.fromkeys(part.name for part in parts if isinstance(part, Call))
-    try:
-        days = int(max(0, last_day_read(tree)))
-    except ExpressionError:
-        days = 0
-    return _Reads(days, tuple(fields), tuple(operators))
-
-
 def _ahead(expressions: Iterable[str]) -> list[tuple[str, int]]:
     """Return the expressions that look ahead with their number of days, the furthest first."""
-    found = [(text, days) for text in expressions if (days := _reads(text).days_ahead)]
+    found = []
+    for text in expressions:
+        with contextlib.suppress(ExpressionError):  # the error is reported when the handler is checked
+            if days := _days_ahead(text, language_version()):
+                found.append((text, days))
     return sorted(found, key=lambda pair: -pair[1])
 
 
 def _other_fields(expressions: Iterable[str]) -> list[str]:
     """Return the fields that are not market data, such as those that the user has computed."""
-    fields = itertools.chain.from_iterable(_reads(text).fields for text in expressions)
+    fields = (name for kind, name in _parts(expressions) if kind is Field)
     return list(dict.fromkeys(f"${name}" for name in fields if name not in _PRICES))
 
 
 def own_operators(expressions: Iterable[str]) -> list[str]:
     """Return the names of the user's own operators, whose look-ahead is only declared."""
-    calls = itertools.chain.from_iterable(_reads(text).operators for text in expressions)
+    calls = (name for kind, name in _parts(expressions) if kind is Call)
     return list(dict.fromkeys(name for name in calls if not is_built_in(name)))
+
+
+def _parts(expressions: Iterable[str]) -> Iterator[tuple[type[Expression], str]]:
+    """Yield the fields and calls in expressions; invalid ones are reported when the handler is checked."""
+    for text in expressions:
+        with contextlib.suppress(ExpressionError):
+            yield from _names(text, language_version())
+
+
+# A worker checks each window of the same features. Errors are not kept: an operator of another session may be known by then.
+
+
+@functools.lru_cache(maxsize=16384)
+def _days_ahead(text: str, version: int) -> int:
+    """Return how many days an expression looks ahead in the language of a version."""
+    return int(max(0, last_day_read(parse(text))))
+
+
+@functools.lru_cache(maxsize=16384)
+def _names(text: str, version: int) -> tuple[tuple[type[Expression], str], ...]:
+    """Return the fields and calls in an expression, each once, in the language of a version."""
+    found = ((type(part), part.name) for part in walk(parse(text)) if isinstance(part, (Field, Call)))
+    return tuple(dict.fromkeys(found))
 
 
 def processor_findings(parts: DataParts, first_day: object) -> list[Finding]:

@@ -393,6 +393,7 @@ def _create_recorder(
             return known.create_recorder(recorder_name, tags)
         except TrackingUnavailable as exc:  # such as that the database was deleted, which concerns the tasks before
             log.warning("%s", exc)
+            _experiments.clear()
         except TrackingError:  # the experiment has been deleted
             pass
     _experiments[tracker.uri, experiment_name] = experiment = get_experiment(tracker, experiment_name=experiment_name)
@@ -411,13 +412,23 @@ _experiments: dict[tuple[str, str], Experiment] = {}
 
 
 def _run(recorder: Recorder, task: Mapping[str, object], session: Session, *, first_half: bool) -> Recorder:
-    status = Recorder.STATUS_FA
     try:
         with activated(recorder):  # models and records of users log with R, as in Qlib
             if first_half:
                 begin(task, recorder)
             finish(task, recorder, session)
-        status = Recorder.STATUS_FI
-    finally:
-        recorder.end_run(status)  # even if a signal ends the task, so that no run stays RUNNING
+    except BaseException:  # also a signal, so that no run stays RUNNING
+        with contextlib.suppress(TrackingError):  # the task's own error is raised
+            _end(recorder, Recorder.STATUS_FA)
+        raise
+    _end(recorder, Recorder.STATUS_FI)
     return recorder
+
+
+def _end(recorder: Recorder, status: str) -> None:
+    try:
+        recorder.end_run(status)
+    except TrackingError as exc:
+        log.warning("%s", exc)
+        _experiments.clear()  # the database may be another one, in which their ids are those of others
+        raise

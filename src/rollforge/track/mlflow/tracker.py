@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import socket
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rollforge.confidential import mask_secrets
-from rollforge.errors import RecorderNotFound, TrackingError, shown
+from rollforge.errors import RecorderNotFound, TrackingError, TrackingUnavailable, shown
 from rollforge.track.artifact_files import Files, LocalFiles, probe_folder
 from rollforge.track.filters import matches, sort_runs
 from rollforge.track.mlflow.connection import AlreadyExists, Connection
@@ -34,6 +35,8 @@ __all__ = ["MLflowTracker"]
 
 _PARAMS_PER_BATCH = 100  # the limit for tags is the same
 _METRICS_PER_BATCH = 800  # the limit is 1000 including params and tags
+log = logging.getLogger(__name__)
+
 _PAGE = 1000
 _REMOTE_KEPT = 64
 _ATTEMPTS = 10
@@ -120,6 +123,8 @@ class MLflowTracker:
         for _ in range(_ATTEMPTS):
             try:
                 return str(self._connection.call("create_experiment", name))
+            except TrackingUnavailable:
+                raise
             except TrackingError as exc:
                 found = self._connection.call("get_experiment_by_name", name)
                 if found is None and not isinstance(exc, AlreadyExists):
@@ -136,9 +141,13 @@ class MLflowTracker:
         if self._connection.rows is not None:
             self._connection.call("rename_deleted", experiment_id)
             return
-        with contextlib.suppress(TrackingError):  # another process does the same
+        try:
             self._connection.call("restore_experiment", experiment_id)
             self.delete_experiment(experiment_id)
+        except TrackingUnavailable:
+            raise
+        except TrackingError as exc:  # another process may do the same
+            log.info("the deleted experiment %s was not renamed: %s", experiment_id, exc)
 
     def experiments(self) -> dict[str, str]:
         found: dict[str, str] = {}
