@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rollforge.run.execute import begin_task_train, end_task_train, task_train
+from rollforge.run.executor import InProcess
+from rollforge.run.job import Job
 from rollforge.run.pool_trainer import DelayTrainerRM, TrainerRM
 from rollforge.run.trainer import DelayTrainerR, TrainerR
 from rollforge.run.worker import run_task
@@ -103,3 +106,24 @@ def test_worker_processes_do_not_repeat_the_warning(session: Session, caplog: py
     with caplog.at_level(logging.WARNING):
         TrainerR("a", jobs=2)([task(float(i)) for i in range(3)])
     assert len(warnings_of(caplog)) == 1
+
+
+@dataclass
+class Noting:
+    """An executor that notes whether the tasks that it runs in this process have been reviewed."""
+
+    reviewed: list[bool] = field(default_factory=list)
+
+    def run(self, job: Job, session: Session, *args: Any, **kwargs: Any) -> None:
+        self.reviewed.append(job.reviewed)
+        InProcess().run(job, session, *args, **kwargs)
+
+
+def test_workers_review_tasks_for_a_driver_without_data(session: Session) -> None:
+    """A driver that has the data does it itself, for all tasks at once."""
+    without = Session(store_uri=session.store_uri, tracking_uri=session.tracking_uri)
+    for of_driver, reviewed in ((session, True), (without, False)):
+        executor = Noting()
+        with using(of_driver):
+            TrainerRM(f"reviewed {reviewed}", executor=executor)([task(0.0)])
+        assert executor.reviewed == [reviewed]

@@ -168,8 +168,10 @@ class TrainerRM(Aliased, RecorderTrainer):
         batch, names = batch_of(digests), _unnamed_only(manager, listed, digests)
         ids = manager.create_task(listed, model_names=names, submission=used, batch=batch)
         by_workers = self.skip_run_task and not here
-        with review(listed, session):
-            self._run(manager, batch, func, before, after, session, experiment_name, arguments, by_workers=by_workers)
+        with review(listed, session) as known:
+            self._run(
+                manager, batch, func, before, after, session, experiment_name, arguments, by_workers=by_workers, reviewed=known
+            )  # fmt: skip
         with using(session):
             recorders = self._recorders(manager, batch, ids)
         if func not in TAGGING or by_workers:
@@ -230,6 +232,7 @@ class TrainerRM(Aliased, RecorderTrainer):
         arguments: Mapping[str, object],
         *,
         by_workers: bool,
+        reviewed: bool = False,
     ) -> None:
         """Run one stage, unless it is left to workers (`by_workers`), and wait until none of its tasks can make progress."""
         before, after, total = Status(before), Status(after), sum(manager.task_stat(batch=batch).values())
@@ -242,7 +245,7 @@ class TrainerRM(Aliased, RecorderTrainer):
             open_tracker(session.tracking_uri).prepare()
             kwargs = {"experiment_name": experiment_name, **arguments}
             job = Job(
-                manager.pool, func, {}, before, after, kwargs, batch=batch, reviewed=True,
+                manager.pool, func, {}, before, after, kwargs, batch=batch, reviewed=reviewed,
                 on_death=lambda task_id: end_unfinished_runs(task_id, experiment_name, session),
             )  # fmt: skip
             admission = session_admission(manager.store, manager.pool, session)

@@ -31,7 +31,7 @@ def reviewed() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def review(tasks: Sequence[object], session: Session) -> Iterator[None]:
+def review(tasks: Sequence[object], session: Session) -> Iterator[bool]:
     """Log the :func:`~rollforge.generate.leakage.task_warnings` of tasks that are trained in a ``with`` block.
 
     Parameters
@@ -40,19 +40,28 @@ def review(tasks: Sequence[object], session: Session) -> Iterator[None]:
         Task definitions; anything else (a recorder of a task that was reviewed before) is ignored.
     session : Session
         Provides the calendar. Without a data folder, nothing is reviewed.
+
+    Yields
+    ------
+    bool
+        Whether the tasks have been reviewed. If not, because this machine lacks the data, their workers can do it.
     """
+    known = True
     if not _reviewed.get():
-        for text in _warnings([t for t in tasks if isinstance(t, Mapping)], session):
+        found = _warnings([t for t in tasks if isinstance(t, Mapping)], session)
+        known = found is not None
+        for text in found or ():
             if current_task.get() is None:
                 log.warning("%s", text)
             elif text not in _logged:
                 _logged.add(text)
                 log.warning("%s", text)
     with reviewed():
-        yield
+        yield known
 
 
-def _warnings(tasks: Sequence[Mapping[str, object]], session: Session) -> list[str]:
+def _warnings(tasks: Sequence[Mapping[str, object]], session: Session) -> list[str] | None:
+    """Return the warnings about tasks; None without a data folder."""
     from rollforge.generate.leakage import task_warnings
     from rollforge.generate.task_view import at_frequency
     from rollforge.market.universe import session_provider
@@ -62,6 +71,6 @@ def _warnings(tasks: Sequence[Mapping[str, object]], session: Session) -> list[s
     try:
         calendar = session_provider(at_frequency(session, tasks)).calendar()
     except DataNotFound:  # a custom dataset may need no data folder; one that does will raise the error
-        return []
+        return None
     # A worker is given the tasks of a pool one by one, and warns once about all windows.
     return task_warnings(tasks, calendar, with_places=current_task.get() is None)
