@@ -158,7 +158,8 @@ class TaskRecord:
     status: Status = Status.WAITING
     priority: int = 0
     attempt: int = 0
-    """Number of attempts at the current stage that failed or lost their lease, without a running or successful one."""
+    """Number of attempts at the current stage that failed or lost their lease, without a running or successful one. A task
+    that is done keeps that of its last stage."""
     max_attempts: int = 3
     token: int = 0
     """Fencing token: increases with every claim. A commit must have the current one."""

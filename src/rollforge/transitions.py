@@ -62,12 +62,14 @@ def claimed(task: TaskRecord, *, worker: str, token: int, lease: float, now: flo
 def committed(task: TaskRecord, result: object, status: Status, *, log: str, now: float) -> TaskRecord:
     """Return a running task with the result of its stage; the next stage has all attempts.
 
-    A task that is done describes this attempt itself, so that nothing has to be stored besides it.
+    A task that is done describes this attempt itself, so that nothing has to be stored besides it. It keeps the number
+    of those that failed before, because no stage follows.
     """
-    kept = task if status is Status.DONE else _with_attempt(task, Ending(status), now=now)
+    done = status is Status.DONE
+    kept = task if done else replace(_with_attempt(task, Ending(status), now=now), attempt=0)
     return replace(
-        kept, status=status, result=result, error=None, cause=None, attempt=0, lease_until=None, available_at=0.0,
-        finished_at=now, log=log,
+        kept, status=status, result=result, error=None, cause=None, lease_until=None, available_at=0.0, finished_at=now,
+        log=log,
     )  # fmt: skip
 
 

@@ -156,6 +156,26 @@ def test_the_attempts_at_a_task(tmp_path: Path) -> None:
     store.close()
 
 
+def test_failed_attempts_of_a_task_that_is_done(tmp_path: Path) -> None:
+    """The failures of an experiment name the tasks that failed before they were done, with the number of their attempts."""
+    uri = f"sqlite:///{tmp_path}/tasks.db"
+    with closing(open_store(uri)) as store, serving(uri) as served:
+        store.create("p", [definition(7, 1)], max_attempts=3)
+
+        def failures() -> str:
+            text = served.get("/experiment?name=p").text.partition('<div id="failures"')[2].partition("</div>")[0]
+            return re.sub(r"<[^>]+>", "", text.partition(">")[2]).strip()
+
+        assert failures() == "No task has failed."
+        store.fail(store.claim("p", worker="w", lease=600)[0], "KeyError: 1")
+        store.set_status("p", {}, Status.WAITING)  # without the delay after a failure
+        store.commit(store.claim("p", worker="w", lease=600)[0], {})
+        assert failures() == (
+            "No task has ended as failed.\n"
+            "1 task was retried after 1 failed attempt: LGBModel, 2020-01-01 to 2020-01-31 (1 attempt)"
+        )
+
+
 def test_what_others_wrote_is_escaped_and_secrets_are_masked(tmp_path: Path) -> None:
     """No name, error or log can add an element to a page, whatever it contains."""
     uri = filled(tmp_path)

@@ -53,11 +53,18 @@ def test_a_claim_starts_the_task_at_its_stage() -> None:
     assert made.lease_until == NOW + 60
 
 
-def test_a_commit_clears_errors_and_attempts() -> None:
-    made = transitions.committed(RUNNING, {"ic": 1}, Status.DONE, log="end", now=NOW)
-    assert changes(RUNNING, made) == {
-        "status": Status.DONE, "result": {"ic": 1}, "error": None, "cause": None, "attempt": 0, "lease_until": None,
-        "available_at": 0.0, "finished_at": NOW, "log": "end",
+def test_a_commit_clears_errors() -> None:
+    """The next stage has all attempts; a task that is done keeps the number of those that failed."""
+    ended = {
+        "result": {"ic": 1}, "error": None, "cause": None, "lease_until": None, "available_at": 0.0, "finished_at": NOW,
+        "log": "end",
+    }  # fmt: skip
+    done = transitions.committed(RUNNING, {"ic": 1}, Status.DONE, log="end", now=NOW)
+    assert changes(RUNNING, done) == {**ended, "status": Status.DONE}
+    assert done.attempts == 2
+    half = transitions.committed(RUNNING, {"ic": 1}, Status.PART_DONE, log="end", now=NOW)
+    assert changes(RUNNING, half) == {
+        **ended, "status": Status.PART_DONE, "attempt": 0, "history": (attempt(Ending.PART_DONE),),
     }  # fmt: skip
 
 

@@ -62,7 +62,7 @@ from rollforge.errors import (
 from rollforge.generate.naming import describe
 from rollforge.report.tables import number
 from rollforge.run.failures import error_line
-from rollforge.task import Status, TaskRecord
+from rollforge.task import Ending, Status, TaskRecord
 from rollforge.track.artifact_files import inside
 
 if TYPE_CHECKING:
@@ -402,8 +402,9 @@ class Pages:
 
     def _failure_values(self, pool: str, snapshot: Snapshot) -> dict[str, Any]:
         titles = {task.id: task.title for task in snapshot.tasks if task.status is Status.FAILED}
+        retried = _retried_values(pool, snapshot)
         if not titles:
-            return {"failures": [], "failures_note": ""}
+            return {"failures": [], "failures_note": "", "retried": retried}
         found = self.pools.failures(pool)
         groups = [
             {
@@ -420,7 +421,7 @@ class Pages:
         note = ""
         if found.grouped < found.total:
             note = f"The latest {found.grouped:,} of {found.total:,} failed tasks."
-        return {"failures": groups, "failures_note": note}
+        return {"failures": groups, "failures_note": note, "retried": retried}
 
 
 # -- the list of experiments -------------------------------------------------------------------------------------------
@@ -606,6 +607,29 @@ def _labels(windows: Sequence[str]) -> list[dict[str, str]]:
     if len(windows) > _LABELLED:
         return []
     return [{"text": window[5:10] if window[4:5] == "-" else "", "title": window} for window in windows]
+
+
+# -- failures ----------------------------------------------------------------------------------------------------------
+
+
+def _retried_values(pool: str, snapshot: Snapshot) -> dict[str, Any] | None:
+    """Return the tasks that have not failed in the end, but had failed attempts; None if there are none."""
+    failed: dict[str, int] = {}
+    for task, attempt in snapshot.past:
+        if attempt.ending is Ending.FAILED and task.status is not Status.FAILED:
+            failed[task.id] = failed.get(task.id, 0) + 1
+    if not failed:
+        return None
+    tasks = [
+        {"title": task.title, "href": address_of_task(pool, task.id), "failed": counted(failed[task.id], "attempt")}
+        for task in snapshot.tasks if task.id in failed
+    ]  # fmt: skip
+    were = "was" if len(tasks) == 1 else "were"
+    attempts = counted(sum(failed.values()), "failed attempt")
+    return {
+        "text": f"{counted(len(tasks), 'task')} {were} retried after {attempts}",
+        "tasks": tasks[:_GROUP_TASKS], "more": max(0, len(tasks) - _GROUP_TASKS),
+    }  # fmt: skip
 
 
 # -- lanes -------------------------------------------------------------------------------------------------------------

@@ -58,13 +58,14 @@ from rollforge.store.mongo_documents import (
     ATTEMPTED,
     CANCELLED,
     CLAIMED,
-    COMMITTED,
+    DONE,
     EXPIRED,
     FAILED,
     FRESH,
     GIVEN,
     HELD,
     KEPT,
+    PARTLY_DONE,
     RESET,
     RESTORED,
     STATUS_SET,
@@ -404,7 +405,7 @@ class MongoStore(MongoDependencies):
         # A done task describes its last attempt itself, so that its history need not be read.
         now_held = task if status is Status.DONE else self._claimed(task)
         after = transitions.committed(now_held, None, status, log=trim_log(log), now=self._now())
-        fields = COMMITTED if status is Status.DONE else (*COMMITTED, "history")
+        fields = DONE if status is Status.DONE else PARTLY_DONE
         change = fields_of(after, *fields) | {"res": kept, "ending": ending_of("commit", status)}
         if not self._end(task, change):
             self._ended_before(task, change["ending"])

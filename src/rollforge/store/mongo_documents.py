@@ -39,14 +39,15 @@ __all__ = [
     "ATTEMPTED",
     "CANCELLED",
     "CLAIMED",
-    "COMMITTED",
     "DEPENDENCY",
+    "DONE",
     "EXPIRED",
     "FAILED",
     "FRESH",
     "GIVEN",
     "HELD",
     "KEPT",
+    "PARTLY_DONE",
     "RESET",
     "RESTORED",
     "STATUS_SET",
@@ -202,7 +203,11 @@ EXPIRED = (*_ENDED, "history")
 FAILED = (*EXPIRED, "log", "failed_by")
 
 
-COMMITTED = (*_ENDED, "log")
+DONE = (*(name for name in _ENDED if name != "attempt"), "log")
+"""What changes in a task that is done: it keeps the number of its failed attempts."""
+
+
+PARTLY_DONE = (*EXPIRED, "log")
 
 
 RESTORED = ("status", "attempt", "available_at", "failed_by")

@@ -93,9 +93,10 @@ GIVEN = f"SELECT seq, {COLUMNS} FROM tasks WHERE claim = :claim AND status = 'ru
 DUE = "SELECT 1 FROM tasks WHERE pool = :pool AND status = 'running' AND lease_until <= :now LIMIT 1"
 
 
+# The next stage has all attempts; a task that is done keeps the number of those that failed.
 COMMITTED = (
-    "status = :status, error = NULL, cause = NULL, attempt = 0, lease_until = NULL, available_at = 0, finished_at = :now, "
-    "log = :log, ending = :ending"
+    "status = :status, error = NULL, cause = NULL, lease_until = NULL, available_at = 0, finished_at = :now, "
+    "attempt = CASE WHEN CAST(:status AS TEXT) = 'done' THEN attempt ELSE 0 END, log = :log, ending = :ending"
 )
 
 

@@ -469,7 +469,7 @@ class TaskStoreSuite(TransitionSuite):
         assert store.restore_attempts(POOL, "bad", asked) == []
         kept = {t.definition["x"]: (t.status, t.attempt, t.failed_by) for t in store.query(POOL)}
         assert kept == {
-            0: (Status.WAITING, 0, ()), 1: (Status.WAITING, 1, ("other",)), 2: (Status.DONE, 0, ("bad",)),
+            0: (Status.WAITING, 0, ()), 1: (Status.WAITING, 1, ("other",)), 2: (Status.DONE, 1, ("bad",)),
             3: (Status.FAILED, 1, ("bad",)), 4: (Status.FAILED, 2, ("other",)), 5: (Status.WAITING, 0, ()),
             "last": (Status.WAITING, 0, ()),
         }  # fmt: skip
