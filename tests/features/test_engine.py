@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 
 from rollforge.errors import ConfigError, DataError, DataNotFound, ExpressionError
 from rollforge.expressions.operators import register_operator, unregister_operator
+from rollforge.features.alpha import alpha158_fields
 from rollforge.features.api import D
 from rollforge.features.engine import FeaturePlan, features
 from rollforge.features.inst_processor import InstProcessor
@@ -363,6 +365,30 @@ def test_processes_that_start_together_compile_once(session: Session, tmp_path: 
     assert float(answer.split()[1]) > 0
     assert len(list((tmp_path / "cache" / "kernels").rglob("*.o"))) >= 3
     assert sorted(output.split()[-1] for output in outputs) == ["compiled", *["loaded"] * 5]
+
+
+ALPHA158 = (
+    "import sys; from rollforge.features.alpha import Alpha158; from rollforge.session import Session, using\n"
+    "with using(Session(provider_uri=sys.argv[1])):\n"
+    "    print(sum(g.values.shape[1] for g in Alpha158(instruments='all').panel('raw').groups.values()))\n"
+    "print('compiled' if 'numba' in sys.modules else 'loaded')"
+)
+
+
+@pytest.mark.slow
+def test_the_second_process_compiles_all_that_a_panel_needs(session: Session, tmp_path: Path) -> None:
+    """Given time, it has compiled every kernel that Alpha158 uses, from the expressions to the rows on disk."""
+    environment = {**os.environ, "ROLLFORGE_CACHE": str(tmp_path / "cache")}
+    environment.pop("NUMBA_CACHE_DIR", None)
+    command = [sys.executable, "-m", "rollforge.expressions.precompile"]
+    subprocess.run(command, input=json.dumps(alpha158_fields()[0]), env=environment, text=True, check=True, timeout=120)
+    compiled = sorted((tmp_path / "cache" / "kernels").rglob("*.o"))
+    first = subprocess.run(
+        [sys.executable, "-c", ALPHA158, str(session.provider_uri)],
+        env=environment, text=True, check=True, timeout=120, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    assert first.stdout.split() == ["159", "loaded"]
+    assert sorted((tmp_path / "cache" / "kernels").rglob("*.o")) == compiled
 
 
 def test_a_read_only_cache_does_not_stop_the_engine(session: Session, tmp_path: Path) -> None:

@@ -1,8 +1,9 @@
 """Compile kernels in two processes at once, on first use on a machine.
 
 The compiler is single-threaded. A first computation compiles kernels one by one as it reaches them. Meanwhile, a helper
-process computes the same expressions on a few dummy numbers, starting with the kernels that take longest to compile and
-that feature sets use last, and stores the compiled code in the shared cache.
+process computes the same expressions on a few dummy numbers, and stores the compiled code in the shared cache. It begins
+with the kernels that take long to compile and that feature sets use in the second half, in the order of their use, and
+goes on with the one that writes the values to rows.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import cast
 import numpy as np
 
 from rollforge.errors import RollforgeError
+from rollforge.expressions import kernels
 from rollforge.expressions.evaluator import EvaluationPlan
 from rollforge.expressions.expression import parse
 from rollforge.expressions.jit import cache_folder, kernel_version
@@ -34,7 +36,7 @@ __all__ = ["compile_in_background"]
 
 log = logging.getLogger(__name__)
 
-_FIRST = ("Corr", "Cov", "Rank", "Quantile", "Med", "Max", "Min")
+_FIRST = ("Max", "Min", "Quantile", "Med", "Rank", "Corr", "Cov")
 _WORTH_IT = 6  # operators; a helper needs almost a second to start
 
 
@@ -72,7 +74,6 @@ def compile_in_background(expressions: Sequence[str]) -> Iterator[None]:
 
 def main() -> None:
     """Run as the helper: compute the expressions from standard input, each operator once."""
-    random = np.random.default_rng(0)
     found: list[tuple[int, Expression, set[str]]] = []
     for text in json.load(sys.stdin):
         with contextlib.suppress(RollforgeError):  # an operator that is only defined in the other process
@@ -80,8 +81,17 @@ def main() -> None:
             operators = {part.name for part in walk(tree) if isinstance(part, Call)}
             turn = min((_FIRST.index(name) for name in operators if name in _FIRST), default=len(_FIRST))
             found.append((turn, tree, operators))
+    found.sort(key=lambda f: f[0])
     met: set[str] = set()
-    for _, tree, operators in sorted(found, key=lambda f: f[0]):
+    _compute([(tree, operators) for turn, tree, operators in found if turn < len(_FIRST)], met)
+    _write_rows()
+    _compute([(tree, operators) for _, tree, operators in found], met)
+
+
+def _compute(trees: Sequence[tuple[Expression, set[str]]], met: set[str]) -> None:
+    """Compute expressions of which not all operators have been met, and add these to `met`."""
+    random = np.random.default_rng(0)
+    for tree, operators in trees:
         if operators <= met:
             continue
         met |= operators
@@ -90,6 +100,13 @@ def main() -> None:
         blocks = {name: FieldBlock(random.random(shape, np.float32), *life) for name in fields_of(tree)}
         with contextlib.suppress(Exception), np.errstate(all="ignore"):
             list(EvaluationPlan([tree]).run(blocks, shape, {}))
+
+
+def _write_rows() -> None:
+    """Write a value to a row, as a computation does after its expressions."""
+    kernels.gather_rows(
+        np.zeros((1, 1, 1), np.float32), 0, np.zeros((1, 1), np.int32), 0, 1, 0, 1, 0, np.zeros((2, 1), np.float32)
+    )
 
 
 if __name__ == "__main__":
