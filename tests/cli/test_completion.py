@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import io
 import os
+import pty
+import re
+import select
+import shlex
+import shutil
 import subprocess
 import sys
 import time
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
 import typer
+from typer.completion import get_completion_script
 
 from rollforge.cli import completion
-from rollforge.cli.completion import join_split_words
+from rollforge.cli.completion import words_joined
 from rollforge.cli.main import app
 from rollforge.ledger.base import open_ledger
 from rollforge.session import Session
@@ -23,9 +31,9 @@ from ..documents.command_line import call, run
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder with a store of three pools and a few files."""
+    """A folder with a store of six pools and a few files."""
     session = Session(store_uri=f"sqlite:///{tmp_path}/tasks.db")
-    for name in ("alpha", "alpine", "with blank"):
+    for name in ("alpha", "alpine", "with blank", "tree:deep", "tree:flat", "a@b::c"):
         TaskManager(name, session=session).create_task([{"model": {"class": "Mean", "kwargs": {}}}])
     (tmp_path / "jobs").mkdir()
     for name in ("alone.yaml", "jobs/monthly.yml", "notes.txt", ".hidden.yaml"):
@@ -51,10 +59,12 @@ class Shell:
         with self.monkeypatch.context() as patch:
             for name, value in env.items():
                 patch.setenv(name, value)
-            join_split_words()
-            done = call()
+            printed = io.StringIO()
+            with redirect_stdout(printed), words_joined():
+                done = call()
+                print(done.stdout, end="")
         assert (done.exit_code, done.stderr) == (0, "")
-        return done.stdout
+        return printed.getvalue()
 
     def offers(self, line: str, **env: str) -> list[str]:
         """What bash would offer at the end of a line."""
@@ -68,7 +78,7 @@ def shell(folder: Path, no_limit: None, monkeypatch: pytest.MonkeyPatch) -> Shel
 
 
 def asked_by_bash(line: str) -> dict[str, str]:
-    """The variables that bash sets; it splits words at colons and equals signs as well as at blanks."""
+    """The variables that bash sets; it splits words at colons, equals signs and @ as well as at blanks."""
     words = [part for word in line.split(" ") for part in _as_bash_splits(word)]
     return {
         "_ROLLFORGE_COMPLETE": "complete_bash",
@@ -78,16 +88,17 @@ def asked_by_bash(line: str) -> dict[str, str]:
 
 
 def _as_bash_splits(word: str) -> list[str]:
-    for mark in "=:":
-        word = word.replace(mark, f"\n{mark}\n")
-    return word.split("\n")
+    return [part for part in re.split("([:@]+|=)", word) if part] or [""]
 
 
 @pytest.mark.parametrize(
     ("line", "offered"),
     [
         ("rollforge pool -t al", ["alpha", "alpine"]),
-        ("rollforge pool --task-pool ", ["alpha", "alpine"]),  # the other name would need quotes
+        ("rollforge pool --task-pool t", ["tree:deep", "tree:flat"]),
+        ("rollforge pool --task-pool w", []),  # the name would need quotes
+        ("rollforge pool --task-pool=", ["a@b::c", "alpha", "alpine", "tree:deep", "tree:flat"]),
+        ("rollforge pool --task-pool=alpi", ["alpine"]),
         ("rollforge worker -t alpi", ["alpine"]),
         ("rollforge collect al", ["alpha", "alpine", "alone.yaml"]),
         ("rollforge report alpha alpi", ["alpine"]),
@@ -181,15 +192,125 @@ def test_a_locked_store_does_not_make_the_shell_wait(monkeypatch: pytest.MonkeyP
     assert completion._SECONDS <= time.monotonic() - begun < 15
 
 
-def test_a_word_that_bash_has_split_is_joined(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A URI with a port and a password is one word again; the word that is being typed stays as it is."""
-    words = ["rollforge", "pool", "--store", "postgresql", ":", "//u", ":", "p", "@", "h", ":", "5432/db", "-t", "a"]
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("rollforge pool -t tree:", ["deep", "flat"]),
+        ("rollforge pool -t tree:f", ["flat"]),
+        ("rollforge pool --task-pool=tree:f", ["flat"]),
+        ("rollforge collect a@", ["@b::c"]),
+        ("rollforge collect a@b", ["@b::c"]),
+        ("rollforge collect a@b::", ["c"]),
+        ("rollforge report alpha tree:d", ["deep"]),
+        ("rollforge pool -t tree:x", []),
+        ("rollforge tree:pl", []),  # not the command ``plan``
+    ],
+)
+def test_bash_replaces_what_follows_a_colon(shell: Shell, line: str, offered: list[str]) -> None:
+    """Names are compared with the whole word, and offered without the parts that stay."""
+    assert shell.offers(line) == offered
+
+
+def joined(monkeypatch: pytest.MonkeyPatch, words: list[str]) -> list[str]:
+    """Return the words up to the one that is being typed, the last one, after they were joined."""
     monkeypatch.setenv("_ROLLFORGE_COMPLETE", "complete_bash")
     monkeypatch.setenv("COMP_WORDS", "\n".join(words))
-    monkeypatch.setenv("COMP_CWORD", "13")
-    join_split_words()
+    monkeypatch.setenv("COMP_CWORD", str(len(words) - 1))
+    with words_joined():
+        found = os.environ["COMP_WORDS"].split("\n")
+    assert os.environ["COMP_CWORD"] == str(len(found) - 1)
+    return found
 
-    assert os.environ["COMP_WORDS"].split("\n") == [
-        "rollforge", "pool", "--store", "postgresql://u:p@h:5432/db", "-t", "a",
+
+def test_a_word_that_bash_has_split_is_joined(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A URI with a port and a password is one word again, and so is the word that is being typed."""
+    words = [
+        "rollforge",
+        "pool",
+        "--store",
+        "=",
+        "postgresql",
+        ":",
+        "//u",
+        ":",
+        "p",
+        "@",
+        "h",
+        ":",
+        "5432/db",
+        "-t",
+        "a",
+    ]
+    whole = ["rollforge", "pool", "--store", "postgresql://u:p@h:5432/db", "-t", "a"]
+    assert joined(monkeypatch, words) == whole
+    assert joined(monkeypatch, [*words, ":", "b"]) == [*whole[:-1], "a:b"]
+
+
+class Bash:
+    """A bash in a folder, in which lines are typed at a terminal, with the command ``rollforge``."""
+
+    def __init__(self, folder: Path) -> None:
+        code = (
+            "import os, sys\nfrom rollforge.cli import completion\nfrom rollforge.cli.main import main\n"
+            "completion._SECONDS = 60.0\n"
+            "main() if completion.COMPLETE_VAR in os.environ else print('called with', *sys.argv[1:])\n"
+        )
+        command = folder / "bin" / "rollforge"
+        command.parent.mkdir()
+        command.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -c {shlex.quote(code)} "$@"\n')
+        command.chmod(0o755)
+        rc = folder / "bashrc"
+        rc.write_text(
+            get_completion_script(prog_name="rollforge", complete_var=completion.COMPLETE_VAR, shell="bash")
+            + "\nPS1='> '\n"
+        )
+        env = {
+            **os.environ, "PATH": f"{command.parent}{os.pathsep}{os.environ['PATH']}", "TERM": "dumb", "INPUTRC": "/dev/null",
+            "ROLLFORGE_HOME": str(folder),
+        }  # fmt: skip
+        self.terminal, slave = pty.openpty()
+        self.process = subprocess.Popen(
+            ["bash", "--noprofile", "--rcfile", rc, "-i"], stdin=slave, stdout=slave, stderr=slave, cwd=folder, env=env,
+            start_new_session=True,
+        )  # fmt: skip
+        os.close(slave)
+        self.until("(> )")
+
+    def until(self, pattern: str) -> str:
+        """Return the first group of a pattern, once it was shown."""
+        shown = ""
+        while (found := re.search(pattern, shown)) is None:
+            assert select.select([self.terminal], [], [], 60)[0], shown
+            shown += os.read(self.terminal, 4096).decode("utf-8", "replace")
+        return found[1]
+
+    def completed(self, line: str) -> str:
+        """Return the words with which the command is called after a line, a tab and the enter key were typed."""
+        os.write(self.terminal, f"{line}\t\n".encode())
+        return self.until(r"called with ([^\r\n]*)\r\n(?:.*\n)?(> )")
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        os.close(self.terminal)
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
+def test_bash_itself_completes_words_with_colons(folder: Path) -> None:
+    """What is typed stays, whether bash splits it or it is quoted."""
+    bash = Bash(folder)
+    try:
+        found = {
+            line: bash.completed(f"rollforge {line}")
+            for line in (
+                "pool -t alph", "pool -t t", "pool -t tree:f", "pool --task-pool=tree:d", "pool -t 'tree:f", "pool -t a@",
+                "pool -t a@b:",
+                f"pool --store sqlite:///{folder}/tasks.db -t tree:d", "tree:pl",
+            )
+        }  # fmt: skip
+    finally:
+        bash.close()
+    assert list(found.values()) == [
+        "pool -t alpha", "pool -t tree:", "pool -t tree:flat", "pool --task-pool=tree:deep", "pool -t tree:flat",
+        "pool -t a@b::c", "pool -t a@b::c", f"pool --store sqlite:///{folder}/tasks.db -t tree:deep", "tree:pl",
     ]  # fmt: skip
-    assert os.environ["COMP_CWORD"] == "5"

@@ -5,18 +5,20 @@ A shell calls these functions while the user types, so they return nothing rathe
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import re
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
 import typer
 
-__all__ = ["COMPLETE_VAR", "experiment_or_file", "join_split_words", "pool_names", "service_names", "workflow_files"]
+__all__ = ["COMPLETE_VAR", "experiment_or_file", "pool_names", "service_names", "words_joined", "workflow_files"]
 
 _SECONDS = 0.25
 """Time for reading names: a database may be locked, or out of reach."""
@@ -27,24 +29,48 @@ COMPLETE_VAR = "_ROLLFORGE_COMPLETE"
 """By this variable, a shell asks for completions."""
 
 
-def join_split_words() -> None:
-    """Join the words of an option's value that bash has split: it takes ``sqlite:///tasks.db`` for three words."""
-    if os.environ.get(COMPLETE_VAR) != "complete_bash" or not os.environ.get("COMP_CWORD", "").isdigit():
+@contextmanager
+def words_joined() -> Iterator[None]:
+    """Join the words that bash has split, while a program reads them and answers.
+
+    Bash takes ``sqlite:///tasks.db`` for three words. It replaces only the last part of the word that is being typed, so
+    what is offered is printed without the parts before it.
+    """
+    before = _join_words() if os.environ.get(COMPLETE_VAR) == "complete_bash" else ""
+    if not before:
+        yield
         return
-    words, index = os.environ.get("COMP_WORDS", "").split("\n"), int(os.environ["COMP_CWORD"])
-    before: list[str] = []
-    joins = False
-    for word in words[:index]:
-        if word == "=" and before and before[-1].startswith("--"):
-            continue  # ``--store=URI`` means ``--store URI``
-        split_here = re.fullmatch("[:@]+", word) is not None
-        if before and (joins or split_here):
-            before[-1] += word
+    offered = io.StringIO()
+    try:
+        with redirect_stdout(offered):
+            yield
+    finally:
+        sys.stdout.write("".join(line.removeprefix(before) for line in offered.getvalue().splitlines(keepends=True)))
+
+
+def _join_words() -> str:
+    """Join the words in the variables of bash, and return what the word that is being typed begins with."""
+    words, index = os.environ.get("COMP_WORDS", "").split("\n"), os.environ.get("COMP_CWORD", "")
+    if not index.isdigit() or int(index) >= len(words):
+        return ""
+    joined: list[str] = []
+    begins, after_mark = "", False
+    for word in words[: int(index) + 1]:
+        if word == "=" and joined and joined[-1].startswith("--"):
+            joined.append("")  # ``--store=URI`` means ``--store URI``
+            begins, after_mark = "", True
+            continue
+        is_mark = re.fullmatch("[:@]+", word) is not None
+        if joined and (after_mark or is_mark):
+            begins = joined[-1] + word if is_mark else joined[-1]
+            joined[-1] += word
         else:
-            before.append(word)
-        joins = split_here
-    os.environ["COMP_WORDS"] = "\n".join([*before, *words[index:]])
-    os.environ["COMP_CWORD"] = str(len(before))
+            begins = ""
+            joined.append(word)
+        after_mark = is_mark
+    os.environ["COMP_WORDS"] = "\n".join([*joined, *words[int(index) + 1 :]])
+    os.environ["COMP_CWORD"] = str(len(joined) - 1)
+    return begins.removesuffix("@")  # bash replaces an @ together with what follows it
 
 
 def pool_names(ctx: typer.Context, incomplete: str) -> list[str]:

@@ -23,7 +23,7 @@ from rollforge.cli import (
     worker,
     workflow,
 )
-from rollforge.cli.completion import COMPLETE_VAR, join_split_words
+from rollforge.cli.completion import COMPLETE_VAR, words_joined
 from rollforge.cli.examples import add_examples
 from rollforge.cli.names import ANY_SPELLING
 from rollforge.cli.program import guarded, run_app
@@ -80,5 +80,5 @@ def _root(
 
 def main() -> None:
     """Run the ``rollforge`` command."""
-    join_split_words()
-    guarded(lambda: run_app(app, COMPLETE_VAR))
+    with words_joined():
+        guarded(lambda: run_app(app, COMPLETE_VAR))
