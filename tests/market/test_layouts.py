@@ -8,8 +8,10 @@ from __future__ import annotations
 import re
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from tests.documents.command_line import call
 
@@ -76,6 +78,21 @@ LAYOUTS: dict[str, tuple[str, str, str, dict[str, str], tuple[float, float]]] = 
         "Date,Open,High,Low,Close,Adj Close,Volume\n2024-01-02,10,12,9,11,11,1000\n2024-01-03,11,13,10,12,12,2000\n",
         "utf-8", "AAPL", {"datetime": "Date", "adj_close": "Adj Close", "instrument": "the name of the file"},
         (10.5, 11.5),
+    ),
+    "LOW.csv": (  # grouped by ticker, which is the name of a field, too
+        "Ticker,LOW,LOW,LOW,LOW,LOW,LOW\nPrice,Open,High,Low,Close,Volume,Repaired?\nDate,,,,,,\n"
+        "2024-01-02,10,12,9,11,1000,False\n2024-01-03,11,13,10,12,2000,False\n",
+        "utf-8", "LOW", {"instrument": "Ticker", "datetime": "Date"}, (10.5, 11.5),
+    ),
+    "datareader.csv": (
+        "Attributes,Close,High,Low,Open,Volume\nSymbols,AAPL,AAPL,AAPL,AAPL,AAPL\nDate,,,,,\n"
+        "2024-01-02,11,12,9,10,1000\n2024-01-03,12,13,10,11,2000\n",
+        "utf-8", "AAPL", {"instrument": "Ticker", "datetime": "Date"}, (10.5, 11.5),
+    ),
+    "isin.csv": (
+        "date,isin,name,open,high,low,close,volume\n2024-01-02,US1,Acme,10,12,9,11,1000\n"
+        "2024-01-03,US1,Acme,11,13,10,12,2000\n",
+        "utf-8", "US1", {"datetime": "date", "instrument": "isin"}, (10.5, 11.5),
     ),
     "seconds.csv": (
         "time,symbol,open,high,low,close,volume\n1704153600,A,10,12,9,11,1000\n1704240000,A,11,13,10,12,2000\n",
@@ -195,16 +212,66 @@ def test_a_folder_of_yahoo_is_adjusted(tmp_path: Path) -> None:
     np.testing.assert_allclose(found.to_numpy(), expected, rtol=1e-6)
 
 
-def test_several_tickers_beside_each_other(tmp_path: Path) -> None:
-    """``yfinance`` writes one column for each field and ticker; a day before a listing is no row."""
-    (tmp_path / "t.csv").write_text(
-        "Price,Close,Close,Open,Open,Volume,Volume\nTicker,A,B,A,B,A,B\nDate,,,,,,\n"
-        "2024-01-02,11,,10,,1000,\n2024-01-03,12,22,11,21,2000,7\n"
-    )
-    summary = import_table(tmp_path / "t.csv", tmp_path / "market")
+BESIDE = {
+    "by field": "Price,Close,Close,Open,Open,Volume,Volume\nTicker,A,OPEN,A,OPEN,A,OPEN\nDate,,,,,,\n",
+    "by ticker": "Ticker,A,OPEN,A,OPEN,A,OPEN\nPrice,Close,Close,Open,Open,Volume,Volume\nDate,,,,,,\n",
+    "without names": ",Close,Close,Open,Open,Volume,Volume\n,A,OPEN,A,OPEN,A,OPEN\nDate,,,,,,\n",
+}
+
+
+@pytest.mark.parametrize("form", ["csv", "parquet", "frame"])
+@pytest.mark.parametrize("header", BESIDE.values(), ids=BESIDE)
+def test_several_tickers_beside_each_other(header: str, form: str, tmp_path: Path) -> None:
+    """``yfinance`` has one column for each field and ticker; a day before a listing is no row."""
+    source: Any = tmp_path / "t.csv"
+    source.write_text(f"{header}2024-01-02,11,,10,,1000,\n2024-01-03,12,22,11,21,2000,7\n")
+    if form != "csv":
+        frame = pd.read_csv(source, header=[0, 1], index_col=0, skiprows=[2], parse_dates=[0])
+        frame.columns.names = [line.partition(",")[0] or None for line in header.splitlines()[:2]]
+        frame.index.name = "Date"
+        source = frame if form == "frame" else tmp_path / "t.parquet"
+        if form == "parquet":
+            frame.to_parquet(source)
+    summary = import_table(source, tmp_path / "market")
     assert (summary.instruments, summary.rows) == (2, 3)
     rollforge.init(provider_uri=tmp_path / "market")
-    np.testing.assert_allclose(D.features(["A", "B"], ["$open", "$close"]).to_numpy(), [[10, 11], [11, 12], [21, 22]])
+    found = D.features(["A", "OPEN"], ["$open", "$close"])
+    np.testing.assert_allclose(found.to_numpy(), [[10, 11], [11, 12], [21, 22]])
+
+
+def test_a_price_beside_open_high_and_low_is_the_close(tmp_path: Path) -> None:
+    """Files of investing.com are called so, and begin with the latest day."""
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "AMZN.csv").write_text(
+        "Date,Price,Open,High,Low,Vol.,Change %\n"
+        '"Jan 03, 2024",12,11,13,10,2.00K,9.09%\n"Jan 02, 2024",11,10,12,9,1.00K,10.00%\n'
+    )
+    summary = import_table(tmp_path / "files", tmp_path / "market")
+    assert summary.sources["close"] == "Price"
+    rollforge.init(provider_uri=tmp_path / "market")
+    found = D.features(["AMZN"], ["$open", "$close", "$volume"])
+    np.testing.assert_allclose(found.to_numpy(), [[10, 11, 1000], [11, 12, 2000]])
+
+
+def test_a_header_of_other_columns_is_refused(tmp_path: Path) -> None:
+    """A column that occurs twice is named, unless the header has tickers; so is a field that a ticker has twice."""
+    rows = "2024-01-02,11,12\n2024-01-03,12,13\n"
+    for lines in ("Date,A,A\n", "Price,Close,Close\nTicker,A,A\nDate,,\n", "x,Gold,Gold\ny,A,B\nDate,,\n"):
+        (tmp_path / "t.csv").write_text(lines + rows)
+        twice = lines.partition("\n")[0].rpartition(",")[2]
+        with pytest.raises(DataError, match=f"the column '{twice}' more than once"):
+            import_table(tmp_path / "t.csv", tmp_path / "market")
+
+
+def test_a_table_with_a_column_for_each_instrument(tmp_path: Path) -> None:
+    """The message says how to make it a table with a row for each instrument and day."""
+    (tmp_path / "t.csv").write_text("Date,AAPL,MSFT\n2024-01-02,11,12\n2024-01-03,12,13\n")
+    with pytest.raises(DataError) as refused:
+        import_table(tmp_path / "t.csv", tmp_path / "market")
+    advice = "table.melt('Date', var_name='instrument', value_name='close')"
+    assert str(refused.value).endswith(f"make a row for each instrument and day first, in pandas with {advice}.")
+    table = pd.read_csv(tmp_path / "t.csv").melt("Date", var_name="instrument", value_name="close")
+    assert import_table(table, tmp_path / "market").instruments == 2
 
 
 def test_files_of_binances_archive_are_one_instrument(tmp_path: Path) -> None:

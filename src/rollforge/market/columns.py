@@ -11,19 +11,19 @@ import pandas as pd
 from rollforge.dates import read_day
 from rollforge.errors import DataError, DateError, nearest
 
-__all__ = ["CODE", "CODES", "DATE", "DATES", "column_names", "is_of_one", "is_translated", "tidy"]
+__all__ = ["CODE", "CODES", "DATE", "DATES", "YAHOO_FIELDS", "column_names", "is_of_one", "is_translated", "tidy"]
 
 CODE, DATE = "instrument", "datetime"
 
 # The first of these found in a table is used; 'name' comes last, because it may also be the name of a company.
 CODES = ("instrument", "symbol", "ticker", "code", "ts_code", "stock_code", "secucode", "order_book_id", "stock", "secid",
-          "sid", "tic", "permno", "asset", "pair", "name")  # fmt: skip
+          "sid", "tic", "permno", "gvkey", "isin", "cusip", "ric", "asset", "pair", "name")  # fmt: skip
 _SURE = 8  # the first ones, which are unambiguous
 DATES = ("datetime", "date", "trade_date", "tradedate", "trading_date", "trade_day", "day", "timestamp", "open_time",
           "trade_time", "time")  # fmt: skip
 _SAME = {"vol": "volume", "money": "amount", "close_last": "close", "datum": "date"}
-_OF_ONE = {"open", "high", "low", "close", "adj_close", "volume", "dividends", "stock_splits", "capital_gains"}
-"""The fields of Yahoo's files, which have one instrument each."""
+YAHOO_FIELDS = {"open", "high", "low", "close", "adj_close", "volume", "dividends", "stock_splits", "capital_gains"}
+"""The fields of Yahoo's files."""
 # Column names of Chinese sources -> names in this module.
 _SAME |= {
     "日期": "date", "交易日期": "date", "时间": "time",
@@ -70,6 +70,8 @@ def column_names(raw: pd.DataFrame, given: Mapping[str, str], file: Path | str, 
     else:
         names = _pick(names, CODE, CODES, file)
     names = {c: n for c, n in names.items() if n and not n.startswith(("unnamed", "__index_level"))}
+    if {"price", "open", "high", "low"}.issubset(names.values()) and "close" not in names.values():
+        names = {c: "close" if n == "price" else n for c, n in names.items()}  # as investing.com calls it
     by_name: dict[str, object] = {}
     for column, name in names.items():  # two columns with the same name would silently become one field
         if name in by_name:
@@ -86,7 +88,7 @@ def is_of_one(raw: pd.DataFrame, given: Mapping[str, str]) -> bool:
     names = {c: name for c in raw.columns if (name := given.get(str(c), tidy(c)))}
     days = [c for c, name in names.items() if name in DATES]
     fields = [name for name in names.values() if name not in DATES]
-    return len(days) == 1 and "close" in fields and _OF_ONE.issuperset(fields) and bool(raw[days[0]].is_unique)
+    return len(days) == 1 and "close" in fields and YAHOO_FIELDS.issuperset(fields) and bool(raw[days[0]].is_unique)
 
 
 def _pick(names: dict[object, str], target: str, usual: Sequence[str], file: Path | str) -> dict[object, str]:
@@ -132,8 +134,18 @@ def _missing(target: str, usual: Sequence[str], known: Sequence[str], file: Path
     return (
         f"{file} has no column of {what}: expected one called {', '.join(usual[:6])} or similar. It "
         f"has: {', '.join(known)}. Specify it with --column 'NAME={target}' (in Python: "
-        f"columns={{'NAME': {target!r}}})."
+        f"columns={{'NAME': {target!r}}}).{_reshape(target, known)}"
     )
+
+
+def _reshape(target: str, known: Sequence[str]) -> str:
+    """Return how a table with a column for each instrument becomes one with a row for each instrument and day."""
+    days = [name for name in known if tidy(name) in (DATE, *DATES)]
+    others = [name for name in known if name not in days]
+    if target != CODE or len(days) != 1 or len(others) < 2 or YAHOO_FIELDS.intersection(map(tidy, others)):
+        return ""
+    melt = f"table.melt({days[0]!r}, var_name={CODE!r}, value_name='close')"
+    return f" If each column is an instrument, make a row for each instrument and day first, in pandas with {melt}."
 
 
 def _is_value(name: str) -> bool:

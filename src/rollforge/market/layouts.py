@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 import pandas as pd
 
-from rollforge.market.columns import is_translated
+from rollforge.market.columns import YAHOO_FIELDS, is_translated, tidy
 
-__all__ = ["code_of", "is_chinese", "kline_names", "unstacked"]
+__all__ = ["code_of", "is_chinese", "kline_names", "unstacked", "unstacked_columns"]
 
 _KLINES = [
     "open_time", "open", "high", "low", "close", "volume", "_close_time", "amount", "trades", "taker_volume",
@@ -17,6 +18,7 @@ _KLINES = [
 """The columns of a kline; a name that begins with an underscore is left out. `amount` is the volume in the quoted asset."""
 _EPOCH = re.compile(r"[0-9]{13}([0-9]{3})?")
 """Milliseconds; since 2025 Binance's files have microseconds."""
+_Part = tuple[str, list[str]]  # the name of one part of a header, and its labels
 _ARCHIVE = re.compile(r"([A-Z0-9]+)-[0-9]{1,2}(?:m|h|d|w|mo|M)-[0-9]{4}-[0-9]{2}(?:-[0-9]{2})?")
 """The name of a file in Binance's archive: ``BTCUSDT-1d-2024-01``."""
 
@@ -63,25 +65,64 @@ def is_chinese(line: bytes) -> bool:
 
 
 def unstacked(raw: pd.DataFrame) -> pd.DataFrame | None:
-    """Return a table with a header of three lines, as ``yfinance`` writes it, with a column of tickers; None for another.
+    """Return a table with a header of three lines, as ``yfinance`` and ``pandas_datareader`` write it, with a column of
+    tickers; None for another.
 
-    The header has fields (``Price, Close, Close, …``), tickers (``Ticker, AAPL, MSFT, …``) and the name of the days (``Date``).
+    The header has fields (``Price, Close, Close, …``) and tickers (``Ticker, AAPL, MSFT, …``), in any order, and the name of
+    the days (``Date``).
     """
-    columns = [re.sub(r"\.[0-9]+$", "", str(column)) for column in raw.columns]
-    if (
-        len(raw) < 3
-        or columns[0] != "Price"
-        or raw.iloc[0, 0] != "Ticker"
-        or raw.iloc[1, 0] not in ("Date", "Datetime")
-    ):
+    if len(raw) < 3:
         return None
-    tickers = [str(ticker) for ticker in raw.iloc[0]]
-    days = raw.iloc[2:, 0]
+    first, second, third = [str(c) for c in raw.columns], *raw.iloc[:2].astype(str).to_numpy().tolist()
+    if third[0] not in ("Date", "Datetime") or any(third[1:]):
+        return None
+    return _by_ticker(raw.iloc[2:, 1:], raw.iloc[2:, 0], [(first[0], first[1:]), (second[0], second[1:])])
+
+
+def unstacked_columns(frame: pd.DataFrame) -> pd.DataFrame | None:
+    """Return a table with fields and tickers in two levels of columns, and days as its index, with a column of tickers; None
+    for another.
+    """
+    if frame.columns.nlevels != 2 or not isinstance(frame.index, pd.DatetimeIndex):
+        return None
+    header = [
+        (str(name), [str(label) for label in frame.columns.get_level_values(i)])
+        for i, name in enumerate(frame.columns.names)
+    ]
+    return _by_ticker(frame, pd.Series(frame.index, frame.index), header)
+
+
+_OF_FIELDS, _OF_TICKERS = ("Price", "Attributes"), ("Ticker", "Symbols")
+"""What ``yfinance`` and ``pandas_datareader`` call the two parts of their headers."""
+
+
+def _by_ticker(values: pd.DataFrame, days: pd.Series, header: Sequence[_Part]) -> pd.DataFrame | None:
+    """Return columns, each with a field and a ticker, as one table; None if neither part of the header has fields."""
+    found = _fields_and_tickers(header)
+    if found is None:
+        return None
+    fields, tickers = found
     parts = []
-    for ticker in dict.fromkeys(tickers[1:]):
-        places = [i for i, one in enumerate(tickers) if one == ticker and i]
-        part = raw.iloc[2:, places].set_axis([columns[i] for i in places], axis=1)
+    for ticker in dict.fromkeys(tickers):
+        places = [i for i, one in enumerate(tickers) if one == ticker]
+        part = values.iloc[:, places].set_axis([fields[i] for i in places], axis=1)
+        numbers = part[[name for name in part if tidy(name) in YAHOO_FIELDS]]
+        listed = (numbers.notna() & (numbers != "")).any(axis=1)  # a ticker may be listed later than others
         part.insert(0, "Ticker", ticker)
         part.insert(0, "Date", days)
-        parts.append(part[(part.iloc[:, 2:] != "").any(axis=1)])  # a ticker that was not listed yet
+        parts.append(part[listed])
     return pd.concat(parts, ignore_index=True)
+
+
+def _fields_and_tickers(header: Sequence[_Part]) -> tuple[list[str], list[str]] | None:
+    """Return the parts of a header in this order; None if they are something else, or a field occurs twice."""
+    first, second = header
+    possible = []
+    for (name_of_fields, fields), (name_of_tickers, tickers) in ((first, second), (second, first)):
+        known = YAHOO_FIELDS.intersection(map(tidy, fields))
+        named = name_of_fields in _OF_FIELDS or name_of_tickers in _OF_TICKERS
+        if known and all(tickers) and (named or YAHOO_FIELDS.issuperset(map(tidy, fields))):
+            possible.append((named, "close" in known, fields, tickers))  # a ticker may be OPEN or LOW
+    if not possible or len(set(zip(first[1], second[1], strict=True))) < len(first[1]):
+        return None
+    return max(possible, key=lambda order: order[:2])[2:]

@@ -20,7 +20,7 @@ from rollforge.errors import DataError, DataNotFound, counted, shown
 from rollforge.limits import LIMITS, check_parquet, open_unpacked
 from rollforge.market.columns import CODE, DATE, column_names, is_of_one
 from rollforge.market.frames import as_frame, reading
-from rollforge.market.layouts import code_of, is_chinese, kline_names, unstacked
+from rollforge.market.layouts import code_of, is_chinese, kline_names, unstacked, unstacked_columns
 from rollforge.market.numbers import read_numbers
 from rollforge.paths import read_path
 
@@ -217,12 +217,13 @@ def _tidied(
 
 
 def _read_csv(file: Path, form: _Form) -> tuple[pd.DataFrame, str]:
-    """Return the cells of a CSV file as strings, and its separator."""
+    """Return the cells of a CSV file as strings, and its separator. Names are not unique in a header of three lines."""
 
     def read(separator: str, **options: object) -> pd.DataFrame:
         return _as_text(file, form, separator, **options)
 
     options: dict[str, object] = {}
+    twice: str | None = None
     _check_first_line(file)
     header = list(read(",", nrows=0).columns)
     separator = next((s for s in ";\t|" if len(header) == 1 and s in str(header[0])), ",")
@@ -236,14 +237,14 @@ def _read_csv(file: Path, form: _Form) -> tuple[pd.DataFrame, str]:
     else:
         header = [str(c).strip("\ufeff \xa0") for c in read(separator, header=None, nrows=1).iloc[0]]
         twice = next((c for i, c in enumerate(header) if c and c in header[:i]), None)
-        if twice is not None and header[0] != "Price":  # the first of three lines, see unstacked()
-            raise DataError(f"{file} has the column {twice!r} more than once. Give names for its columns with --names.")
     LIMITS["table_columns"].check(len(form.names or header), f"{file} has", error=DataError)
     most = LIMITS["table_rows"]
     frame = read(separator, nrows=most.value + 1, **options)
     if len(frame) > most.value:
         most.refuse(f"{file} has more than {most.shown()}", error=DataError)
-    frame.columns = [str(c).strip("\ufeff \xa0") for c in frame.columns]
+    frame.columns = [str(c).strip("\ufeff \xa0") for c in (frame.columns if twice is None else header)]
+    if twice is not None and unstacked(frame) is None:
+        raise DataError(f"{file} has the column {twice!r} more than once. Give names for its columns with --names.")
     return frame, separator
 
 
@@ -337,6 +338,9 @@ def read_parquet(file: Path) -> pd.DataFrame:
 
 def _without_index(frame: pd.DataFrame) -> pd.DataFrame:
     """Return a frame with its named index levels as columns, and a default index."""
+    stacked = unstacked_columns(frame)
+    if stacked is not None:
+        return stacked
     levels = [n for n in frame.index.names if n is not None]
     return (frame.reset_index(level=levels) if levels else frame).reset_index(drop=True)
 
