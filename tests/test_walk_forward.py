@@ -24,6 +24,7 @@ import pytest
 from lightgbm import LGBMRanker, LGBMRegressor
 from sklearn.base import BaseEstimator, RegressorMixin, clone
 from sklearn.compose import TransformedTargetRegressor
+from sklearn.ensemble import StackingClassifier, StackingRegressor
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import brier_score_loss, log_loss, r2_score, roc_auc_score
@@ -116,6 +117,37 @@ def test_the_prediction_is_that_of_a_loop(estimator: Any, session: Session) -> N
     pd.testing.assert_series_equal(result.prediction, expected.rename("prediction"), check_exact=True)
     assert len(result.windows) == 4
     assert (result.windows["status"] == "done").all()
+
+
+@pytest.mark.parametrize("kind", ["bool", "boolean", "int8", "uint16", "float16", "float32"])
+def test_narrow_features_have_the_precision_of_a_loop(kind: str, session: Session) -> None:
+    """scikit-learn computes with float64 if all features are booleans or small whole numbers, and with float32 if they are."""
+    frame = table(list("ABCDEF"))
+    frame[FEATURES] = (20 * frame[FEATURES] + 80).clip(1, 120).astype("float32" if kind == "float32" else "int16")
+    if kind in ("bool", "boolean"):
+        frame[FEATURES] = frame[FEATURES] > 80
+    frame[FEATURES] = frame[FEATURES].astype(kind)
+    read = frame.assign(**frame[FEATURES].astype("float32" if kind == "float32" else "float64"))
+    result = run(Ridge(), frame, session)
+    expected = by_hand(Ridge(), read, result)
+    assert result.prediction.dtype == expected.dtype
+    pd.testing.assert_series_equal(result.prediction, expected.rename("prediction"), check_exact=True)
+
+
+@pytest.mark.parametrize("inside", ["alone", "pipeline"])
+@pytest.mark.parametrize("classes", [False, True], ids=["regressor", "classifier"])
+def test_a_stack_chooses_its_final_estimator(classes: bool, inside: str, session: Session) -> None:
+    """Without ``final_estimator``, scikit-learn's stacks have no ``predict`` before they are fitted."""
+    frame = table(list("ABCDEF"))
+    model: Any = StackingRegressor([("one", Ridge()), ("other", Ridge(alpha=9.0))])
+    if classes:
+        frame["y"] = pd.Series(np.where(frame["y"] > 0, "up", "down"), frame.index).where(frame["y"].notna())
+        model = StackingClassifier([("one", LogisticRegression()), ("other", LogisticRegression(C=0.1))])
+    if inside == "pipeline":
+        model = make_pipeline(MinMaxScaler(), model)
+    result = run(model, frame, session, step="year")
+    expected = by_hand(model, frame, result, "predict_proba" if classes else "predict")
+    pd.testing.assert_series_equal(result.prediction, expected.rename("prediction"), check_exact=True)
 
 
 def test_the_windows_end_before_the_labels_look_ahead(session: Session) -> None:
@@ -1300,6 +1332,11 @@ UNUSABLE: list[tuple[Any, dict[str, Any], str]] = [
         "several times within a second",
     ),
     (lambda: columns().assign(day="soon"), {"time": "day"}, "'day' does not hold times: .*soon"),
+    (
+        lambda: columns().assign(day=lambda f: f.groupby("stock").cumcount()),
+        {"time": "day"},
+        r"in row 0, '0' is not a date.*to_datetime\(frame\['day'\], unit='s'\).*to_timedelta\(frame\['day'\], unit='D'\)",
+    ),
     (lambda: columns()[["day", "stock", "y"]], {}, "no column of features"),
     (lambda: columns().iloc[:0], {}, "has no rows"),
     (lambda: columns().rename(columns={"b": "a"}), {}, "two columns 'a'"),

@@ -691,8 +691,18 @@ def _read_times(key: pd.Index, name: object) -> pd.DatetimeIndex:
         except DateError as exc:
             row = int(np.argmax(codes == i))
             said = str(exc).removeprefix(f"{name}: ")
+            said += _counting(name) if isinstance(value, Number) else ""
             raise DataError(f"The column {str(name)!r} does not hold times: in row {row}, {said}") from exc
     return pd.DatetimeIndex(found[codes])
+
+
+def _counting(name: object) -> str:
+    """Return how to convert a column of numbers that are not days."""
+    column = f"frame[{name!r}]"
+    return (
+        f" If it counts seconds, convert it: pandas.to_datetime({column}, unit='s'). If it counts periods, give each a day: "
+        f"pandas.Timestamp('2000-01-01') + pandas.to_timedelta({column}, unit='D')."
+    )
 
 
 def _zone(name: str) -> str:
@@ -779,9 +789,13 @@ def batches(names: Sequence[Any]) -> Iterator[Sequence[Any]]:
 
 
 def common_dtype(table: Table, names: Iterable[Any]) -> np.dtype[Any]:
-    """Return the common dtype of columns: float32 if it holds all of their values, otherwise float64."""
+    """Return the common dtype of columns as scikit-learn reads a frame of them: float32 or float64.
+
+    Columns that are all booleans, small whole numbers or half precision are read as float64, although float32 holds their
+    values: sums of them would be rounded otherwise.
+    """
     kinds = [kind for name in names if (kind := table.dtype(name)) is not None]
-    return np.result_type(np.float32, *kinds)
+    return np.dtype(np.float32 if kinds and np.result_type(*kinds) == np.float32 else np.float64)
 
 
 def check_columns(table: Table, names: Mapping[str, Sequence[Any]], keys: Keys) -> None:

@@ -124,7 +124,7 @@ class SklearnModel(Model):
         _library()  # also what other packages' estimators need
         built = _build(estimator)
         for method in ("fit", "predict", "get_params"):
-            if isinstance(built, type) or not callable(getattr(built, method, None)):
+            if isinstance(built, type) or not _offers(built, method):
                 raise ConfigError(
                     f"must be an estimator with fit(), predict() and get_params(), found a {type(built).__name__}.",
                     path="estimator",
@@ -565,12 +565,31 @@ def _library() -> ModuleType:
 
 def is_classifier(estimator: object) -> bool:
     """Return whether an estimator is a classifier that predicts probabilities."""
-    return bool(_library().is_classifier(estimator)) and hasattr(estimator, "predict_proba")
+    return bool(_library().is_classifier(estimator)) and _offers(estimator, "predict_proba")
 
 
 def lacks_probabilities(estimator: object) -> bool:
     """Return whether an estimator is a classifier without ``predict_proba``."""
-    return bool(_library().is_classifier(estimator)) and not hasattr(estimator, "predict_proba")
+    return bool(_library().is_classifier(estimator)) and not _offers(estimator, "predict_proba")
+
+
+def _offers(estimator: object, method: str) -> bool:
+    """Return whether an estimator has a method once it is fitted.
+
+    A stack (``StackingRegressor``) without a final estimator chooses one in ``fit``; before, neither it nor a pipeline or a
+    search around it has ``predict``.
+    """
+    if hasattr(estimator, method):
+        return True
+    if not hasattr(type(estimator), method) or not isinstance(estimator, HasParameters):
+        return False
+    from sklearn.linear_model import LogisticRegression
+
+    copied = _copy(estimator)
+    stacks: list[Any] = [one for one in _parts(copied) if getattr(one, "final_estimator", copied) is None]
+    for one in stacks:
+        one.final_estimator = LogisticRegression()  # like the default one, it has all methods
+    return bool(stacks) and hasattr(copied, method)
 
 
 def is_ranker(estimator: object) -> bool:
