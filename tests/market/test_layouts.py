@@ -253,6 +253,28 @@ def test_a_price_beside_open_high_and_low_is_the_close(tmp_path: Path) -> None:
     np.testing.assert_allclose(found.to_numpy(), [[10, 11, 1000], [11, 12, 2000]])
 
 
+def test_a_daily_stock_file_of_crsp(tmp_path: Path) -> None:
+    """Prices are adjusted for a split of 2 for 1 on the third day. On the second day there was no trade; the return on the
+    first day and the volume of the last are missing. PERMNO is the instrument, as its ticker changes."""
+    (tmp_path / "dsf.csv").write_text(
+        "PERMNO,date,TICKER,PRC,OPENPRC,BIDLO,ASKHI,VOL,RET,CFACPR\n"
+        "10001,2024-01-02,OLD,100,99,98,101,1000,C,2\n10001,2024-01-03,OLD,-102,,101,103,0,0.02,2\n"
+        "10001,2024-01-04,NEW,51,50,49,52,2000,0.0,1\n10001,2024-01-05,NEW,52,51,50,53,-99,0.0196,1\n"
+    )
+    done = call("data", "import", tmp_path / "dsf.csv", tmp_path / "market")
+    assert done.exit_code == 0, done.stderr
+    assert "close was made positive in 1 row: it is the mean of bid and ask there" in done.stdout
+    assert "adj_factor is 1 / CFACPR, which adjusts for splits, but not for dividends" in done.stdout
+    rollforge.init(provider_uri=tmp_path / "market")
+    found = D.features(["10001"], ["$open", "$high", "$low", "$close", "$volume", "$factor", "$ret"])
+    nan = np.nan
+    expected = [
+        [49.5, 50.5, 49, 50, 2000, 0.5, nan], [nan, 51.5, 50.5, 51, 0, 0.5, 0.02],
+        [50, 52, 49, 51, 2000, 1, 0], [51, 53, 50, 52, nan, 1, 0.0196],
+    ]  # fmt: skip
+    np.testing.assert_allclose(found.to_numpy(), expected, rtol=1e-6)
+
+
 def test_a_header_of_other_columns_is_refused(tmp_path: Path) -> None:
     """A column that occurs twice is named, unless the header has tickers; so is a field that a ticker has twice."""
     rows = "2024-01-02,11,12\n2024-01-03,12,13\n"

@@ -64,6 +64,8 @@ def column_names(raw: pd.DataFrame, given: Mapping[str, str], file: Path | str, 
             raise DataError(f"{file} has no column {asked!r}.{nearest(asked, known)} It has: {', '.join(known)}.")
     names = {c: given.get(str(c), tidy(c)) for c in found}
     names = _pick(names, DATE, DATES, file)
+    if {"permno", "prc"}.issubset(names.values()):  # CRSP has tickers, too, which change and are used again
+        names = {c: CODE if n == "permno" else n for c, n in names.items()}
     mine = [c for c, n in names.items() if n in CODES[:_SURE]]
     if of_one and (len(mine) != 1 or raw[mine[0]].nunique() < 2):
         names = {c: n for c, n in names.items() if c not in mine}

@@ -1,15 +1,25 @@
-"""Layouts of price files that have no usual header: Binance's klines, Yahoo's header of three lines, Chinese encodings."""
+"""Layouts of price files that have no usual header or values: Binance's klines, Yahoo's header of three lines, CRSP, Chinese
+encodings."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
 
 import pandas as pd
 
+from rollforge.errors import counted
 from rollforge.market.columns import YAHOO_FIELDS, is_translated, tidy
 
-__all__ = ["code_of", "is_chinese", "kline_names", "unstacked", "unstacked_columns"]
+__all__ = [
+    "code_of",
+    "convert_crsp",
+    "is_chinese",
+    "kline_names",
+    "unstacked",
+    "unstacked_columns",
+    "without_crsp_codes",
+]
 
 _KLINES = [
     "open_time", "open", "high", "low", "close", "volume", "_close_time", "amount", "trades", "taker_volume",
@@ -126,3 +136,38 @@ def _fields_and_tickers(header: Sequence[_Part]) -> tuple[list[str], list[str]] 
     if not possible or len(set(zip(first[1], second[1], strict=True))) < len(first[1]):
         return None
     return max(possible, key=lambda order: order[:2])[2:]
+
+
+_CRSP = {"prc": "close", "openprc": "open", "askhi": "high", "bidlo": "low"}
+_CRSP_RETURNS = ("ret", "retx", "dlret", "dlretx")
+
+
+def without_crsp_codes(raw: pd.DataFrame) -> pd.DataFrame:
+    """Return a table of CRSP without the letters that say why a return is missing."""
+    found = {name: raw[name].replace(r"^\s*[A-Z]\s*$", "", regex=True) for name in _CRSP_RETURNS if name in raw}
+    return raw.assign(**found) if "prc" in raw else raw
+
+
+def convert_crsp(values: MutableMapping[str, pd.Series], sources: MutableMapping[str, object]) -> list[str]:
+    """Give the columns of a daily stock file of CRSP their usual names and signs, in place, and return notes.
+
+    A price below 0 is the mean of bid and ask on a day without a trade, and a volume of -99 is a missing one. ``cfacpr``
+    divides prices to adjust them for splits.
+    """
+    if "prc" not in values or not values.keys().isdisjoint(_CRSP.values()):
+        return []
+    notes = []
+    for name, usual in _CRSP.items():
+        if name in values:
+            values[usual], sources[usual] = values.pop(name), sources.pop(name)
+    quoted = int((values["close"] < 0).sum())
+    if quoted:
+        values["close"] = values["close"].abs()
+        notes.append(f"close was made positive in {counted(quoted, 'row')}: it is the mean of bid and ask there")
+    if "volume" in values:
+        values["volume"] = values["volume"].where(values["volume"] >= 0)
+    if "cfacpr" in values:
+        factor = values.pop("cfacpr")
+        values["adj_factor"], sources["adj_factor"] = 1 / factor.where(factor > 0), sources.pop("cfacpr")
+        notes.append("adj_factor is 1 / CFACPR, which adjusts for splits, but not for dividends")
+    return notes

@@ -20,7 +20,15 @@ from rollforge.errors import DataError, DataNotFound, counted, shown
 from rollforge.limits import LIMITS, check_parquet, open_unpacked
 from rollforge.market.columns import CODE, DATE, column_names, is_of_one
 from rollforge.market.frames import as_frame, reading
-from rollforge.market.layouts import code_of, is_chinese, kline_names, unstacked, unstacked_columns
+from rollforge.market.layouts import (
+    code_of,
+    convert_crsp,
+    is_chinese,
+    kline_names,
+    unstacked,
+    unstacked_columns,
+    without_crsp_codes,
+)
 from rollforge.market.numbers import read_numbers
 from rollforge.paths import read_path
 
@@ -192,6 +200,7 @@ def _tidied(
         twice = chosen.columns[chosen.columns.duplicated()][0]
         raise DataError(f"{file} has several columns named {shown(twice)}. Give each a different name.")
     raw, sources = chosen.rename(columns=names), {name: column for column, name in names.items()}
+    raw = without_crsp_codes(raw)
     if code is not None and CODE not in raw:
         raw[CODE] = code
     table = Table(raw, file, np.zeros(len(raw)), first_line)
@@ -208,6 +217,7 @@ def _tidied(
             made[str(name)] = numbers
     if len(made) == 2:
         raise DataError(f"{file} has no numeric column besides instrument and day.")
+    notes += convert_crsp(made, sources)
     renamed = {
         name: str(source) for name, source in sources.items() if name in made and str(source).strip().lower() != name
     }
