@@ -48,6 +48,7 @@ from rollforge.run.worker import release_dead_workers
 from rollforge.session import Session, using
 from rollforge.store.base import batch_of, open_store
 from rollforge.store.manager import TaskManager
+from rollforge.store.sqlite_database import missing_file
 from rollforge.task import Document, Status, encode
 from rollforge.track.base import Recorder, RunQuery, get_experiment, open_tracker
 from rollforge.trust import Origin
@@ -255,8 +256,10 @@ def require_pool(session: Session, pool: str) -> None:
     Raises
     ------
     TaskNotFound
-        With the names of the existing pools.
+        With the names of the existing pools. A file of a store that does not exist is not created.
     """
+    if (path := missing_file(session.store_uri)) is not None:
+        raise TaskNotFound(f"There is no experiment {pool!r}: the task store {path} does not exist.")
     pools = list(open_store(session.store_uri).pools())
     if pool not in pools:
         raise TaskNotFound(

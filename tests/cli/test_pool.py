@@ -139,6 +139,16 @@ def test_reading_from_a_store_that_does_not_exist_creates_none(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("words", [("collect", "p"), ("report", "p"), ("report", "p:m", "q")])
+def test_an_experiment_in_a_store_that_does_not_exist(words: tuple[str, ...], tmp_path: Path) -> None:
+    """Reading it does not create the store."""
+    uri = f"sqlite:///{tmp_path}/none.db"
+    refused = run(*words, "--store", uri, "--output", str(tmp_path / "out"), cwd=tmp_path)
+    assert refused.returncode == 2
+    assert f"the task store {tmp_path}/none.db does not exist." in refused.stderr
+    assert list(tmp_path.glob("*.db*")) == []
+
+
 def test_logs_shows_the_log_of_a_task(manager: TaskManager, uri: str) -> None:
     """Given the first digits of its id, ``logs`` shows cause, error and last lines."""
     (failed,) = manager.query({"status": "failed"})

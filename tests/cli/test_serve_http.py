@@ -457,6 +457,22 @@ def test_a_ledger_that_does_not_exist(file_uri: str, tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*.db"))
 
 
+def test_a_service_that_does_not_exist(file_uri: str, folder: Path) -> None:
+    """With a misspelt name, a ledger without problems would be served."""
+    fill(file_uri, folder).close()
+    failed = call("serve", "--ledger", file_uri, "--service", "su", "http", "--port", 0)
+    assert str(failed.exception) == "There is no service 'su' in the ledger."
+
+
+def test_a_file_with_a_token_that_cannot_be_read(file_uri: str, tmp_path: Path) -> None:
+    """The message names the file, and is not masked as if it were the token."""
+    failed = call("serve", "--ledger", file_uri, "http", "--port", 0, "--token-file", tmp_path / "none")
+    assert mask_secrets(str(failed.exception)) == (
+        f"The file with the token, '{tmp_path}/none', cannot be read: No such file or directory. "
+        "Give another one with --token-file."
+    )
+
+
 def test_a_ledger_that_cannot_be_read(file_uri: str, folder: Path, tmp_path: Path) -> None:
     """503 with one message, until it exists again; then its current contents, even if it was replaced."""
     fill(file_uri, folder).close()

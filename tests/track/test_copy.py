@@ -76,8 +76,26 @@ def test_a_store_that_does_not_exist_is_not_created(
     monkeypatch.chdir(tmp_path)
     said = call("track", *(word.format(store) for word in words))
     assert isinstance(said.exception, ConfigError)
-    assert (
-        str(said.exception)
-        == f"The tracking store {tmp_path / store.rpartition('/')[2].removeprefix('folder:')} does not exist."
-    )
+    place = tmp_path / store.rpartition("/")[2].removeprefix("folder:")
+    assert str(said.exception) == f"The tracking store {place} does not exist. Give the URI of another one."
     assert not list(tmp_path.iterdir())
+
+
+def test_the_default_store_is_not_created_by_listing_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a URI, that of the environment is listed, if it exists."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ROLLFORGE_TRACKING", f"sqlite:///{tmp_path}/runs.db")
+    said = call("track", "list")
+    assert str(said.exception) == f"The tracking store {tmp_path}/runs.db does not exist. Give the URI of another one."
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_uri_is_not_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty text, as of a variable of a shell that is not set, names no tracking store."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    said = call("track", "list", "")
+    assert isinstance(said.exception, ConfigError)
+    assert "'' does not name a tracking store." in str(said.exception)
+    with pytest.raises(ConfigError, match="does not name a tracking store"):
+        open_tracker("")

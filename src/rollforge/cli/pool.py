@@ -67,10 +67,10 @@ def _store_uri() -> str:
 
 
 def _must_exist(store_uri: str) -> None:
-    """Refuse a file that does not exist: opening it would create it, so a misspelt name would give an empty store."""
-    from rollforge.store.sqlite_database import parse_uri
+    """Refuse a file that does not exist."""
+    from rollforge.store.sqlite_database import missing_file
 
-    if store_uri.startswith("sqlite:") and not (path := parse_uri(store_uri)[0].absolute()).exists():
+    if (path := missing_file(store_uri)) is not None:
         raise ConfigError(f"The task store {path} does not exist. Give another one with 'rollforge pool --store URI'.")
 
 

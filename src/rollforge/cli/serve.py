@@ -57,15 +57,15 @@ class ServiceOptions:
         return Session().with_(store_uri=self.ledger_uri).store_uri
 
     def ledger(self, *, create: bool = False) -> Ledger:
-        """Open the ledger; unless `create` is true, refuse a file that does not exist, because opening would create it."""
+        """Open the ledger; unless `create` is true, refuse a file that does not exist."""
         from rollforge.errors import ConfigError
         from rollforge.ledger.base import open_ledger
-        from rollforge.store.sqlite_database import parse_uri
+        from rollforge.store.sqlite_database import missing_file
 
         uri = self.uri
-        if not create and uri.startswith("sqlite:///") and not Path(parse_uri(uri)[0]).exists():
+        if not create and (path := missing_file(uri)) is not None:
             raise ConfigError(
-                f"There is no ledger at {parse_uri(uri)[0]}. Give another one with --ledger, or run 'rollforge serve init'."
+                f"There is no ledger at {path}. Give another one with --ledger, or run 'rollforge serve init'."
             )
         return open_ledger(uri)
 

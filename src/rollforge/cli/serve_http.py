@@ -43,7 +43,7 @@ def http(
 ) -> None:
     """Serve the contents of the ledger over HTTP, read-only: health, signals, releases, history and metrics.
 
-    Runs until it is interrupted.
+    All services of the ledger are served. Runs until it is interrupted.
     """
     from rollforge.online.overview import Reader
 
@@ -51,6 +51,8 @@ def http(
         HttpService.listening(host, port, token_file) as service,
         contextlib.closing(Reader(context.obj.uri)) as reader,
     ):
+        if context.obj.service is not None:
+            context.obj.name(reader)  # a misspelt name would be served as a ledger without problems
         echo(f"serving {one_line(mask_secrets(reader.uri))} on {service.address}")
         service.run(reader)
 

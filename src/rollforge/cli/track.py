@@ -18,7 +18,7 @@ def _must_exist(tracking_uri: str) -> None:
     from rollforge.track.tracker import local_path
 
     if (place := local_path(tracking_uri)) is not None and not place.exists():
-        raise ConfigError(f"The tracking store {place} does not exist.")
+        raise ConfigError(f"The tracking store {place} does not exist. Give the URI of another one.")
 
 
 @app.command("list")
@@ -34,9 +34,9 @@ def list_(
     from rollforge.track.base import open_tracker
     from rollforge.track.tracker import RunQuery
 
-    tracker = open_tracker(Session().with_(tracking_uri=tracking_uri).tracking_uri)
-    if tracking_uri is not None:
-        _must_exist(tracking_uri)
+    uri = Session().with_(tracking_uri=tracking_uri).tracking_uri
+    _must_exist(uri)
+    tracker = open_tracker(uri)
     for name, experiment_id in tracker.experiments().items():
         counts = Counter(run.info.status for run in tracker.search([experiment_id], RunQuery()))
         echo(f"{one_line(name)}: {', '.join(f'{n} {status}' for status, n in sorted(counts.items())) or 'no runs'}")

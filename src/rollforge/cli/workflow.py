@@ -737,14 +737,18 @@ def _sides(names: Sequence[str], stores: _Stores) -> list[Side]:
     """Return the experiments and models that arguments name."""
     from rollforge.sides import Side, model_names, read_side
     from rollforge.store.base import open_store
+    from rollforge.store.sqlite_database import missing_file
+
+    def models_in(store_uri: str, name: str) -> list[str] | None:
+        return None if missing_file(store_uri) is not None else model_names(open_store(store_uri), name)
 
     def models_of(name: str) -> list[str] | None:
         if not _is_file(name):
-            return model_names(open_store(Session().with_(store_uri=stores.store_uri).store_uri), name)
+            return models_in(Session().with_(store_uri=stores.store_uri).store_uri, name)
         if not Path(name).exists():
             return None
         workflow = _workflow(name, stores)
-        return model_names(open_store(workflow.session.store_uri), workflow.experiment_name) or []
+        return models_in(workflow.session.store_uri, workflow.experiment_name) or []
 
     return [read_side(name, models_of) if ":" in name else Side(name) for name in names]
 

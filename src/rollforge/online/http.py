@@ -18,7 +18,7 @@ from pathlib import Path
 
 from rollforge.confidential import mask_secrets, remember_secret
 from rollforge.dates import read_day
-from rollforge.errors import ConfigError, DateError, MissingDependency, RollforgeError, StoreUnavailable
+from rollforge.errors import ConfigError, DateError, MissingDependency, RollforgeError, StoreUnavailable, shown
 from rollforge.ledger.state import ServiceState
 from rollforge.online.locations import service_folder
 from rollforge.online.overview import (
@@ -81,7 +81,11 @@ def read_token(file: Path | None) -> str | None:
         try:
             text, where = file.read_text(encoding="utf-8"), str(file)
         except (OSError, UnicodeDecodeError) as exc:
-            raise ConfigError(f"The token cannot be read from {file}: {exc}.", path="--token-file") from exc
+            # With the option as its location, the message would be taken for the token, and masked.
+            why = exc.strerror if isinstance(exc, OSError) else "it is not UTF-8"
+            raise ConfigError(
+                f"The file with the token, {shown(str(file))}, cannot be read: {why}. Give another one with --token-file."
+            ) from exc
     elif TOKEN_VARIABLE in os.environ:
         text, where = os.environ[TOKEN_VARIABLE], TOKEN_VARIABLE
     else:

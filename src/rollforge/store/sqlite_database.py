@@ -26,7 +26,7 @@ from rollforge.paths import read_path
 from rollforge.store.base import Clock, not_unicode, refuse_newer
 from rollforge.store.sql_statements import Row, statements
 
-__all__ = ["LEDGER_TABLES", "Connected", "SQLiteDatabase", "absolute_uri", "file_identity", "parse_uri"]
+__all__ = ["LEDGER_TABLES", "Connected", "SQLiteDatabase", "absolute_uri", "file_identity", "missing_file", "parse_uri"]
 
 T = TypeVar("T")
 
@@ -69,6 +69,22 @@ def parse_uri(uri: str) -> tuple[Path, str]:
     if level not in _LEVELS:
         raise ConfigError(f"synchronous must be one of {', '.join(_LEVELS)}, found {level!r}.", path="store")
     return read_path(text[1:], "store"), level
+
+
+def missing_file(uri: str) -> Path | None:
+    """Return the absolute path of the SQLite file that a URI names if it does not exist; None if it does, or for other URIs.
+
+    Opening such a file would create it, so that a misspelt name would give an empty store.
+
+    Examples
+    --------
+    >>> missing_file("sqlite:////nowhere/tasks.db"), missing_file("memory://x")
+    (PosixPath('/nowhere/tasks.db'), None)
+    """
+    if not uri.startswith("sqlite:"):
+        return None
+    path = parse_uri(uri)[0].absolute()
+    return None if path.exists() else path
 
 
 def absolute_uri(uri: str) -> str:

@@ -406,7 +406,8 @@ def open_tracker(tracking_uri: str | os.PathLike[str]) -> Tracker:
     if given is not None:
         return given
     is_name = ":" not in tracking_uri and os.sep not in tracking_uri and not os.path.exists(tracking_uri)
-    if not (is_name and nearest(tracking_uri, TRACKERS.schemes())):  # else it is a misspelt scheme
+    # Else it is a misspelt scheme, or nothing, which as a path would be the working folder.
+    if tracking_uri and not (is_name and nearest(tracking_uri, TRACKERS.schemes())):
         tracking_uri = folder_uri(tracking_uri)
     tracker = _opener.open(tracking_uri)
     # A relative path and its absolute form are one store.
