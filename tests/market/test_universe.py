@@ -83,7 +83,12 @@ def test_parquet_and_named_columns(folder: Path, tmp_path: Path) -> None:
     [
         "index_code,con_code,trade_date,weight\nX,SH600000,20210305,1\nX,SZ000001,20210305,2\nX,SH600000,20210315,3\n",
         "2021-03-05,SH600000\n2021-03-05,SZ000001\n2021-03-15,SH600000\n",
+        "2021-03-05,SH600000,0.3\n2021-03-05,SZ000001,0.7\n2021-03-15,SH600000,1\n",
+        'date,tickers\n2021-03-05,"SH600000,SZ000001"\n2021-03-15,SH600000\n',
+        "day;members\n2021-03-15;['SH600000']\n2021-03-05;['SZ000001', 'SH600000']\n",
+        "2021-03-05\tSH600000,SZ000001\n2021-03-15\tSH600000\n",
     ],
+    ids=["tushare", "pairs", "weights", "all in a cell", "lists of Python", "without a header"],
 )
 def test_dated_lists_are_valid_until_the_next(folder: Path, tmp_path: Path, text: str) -> None:
     """The codes on a date's list are members until the day before the next list; the last list has no end."""
@@ -94,6 +99,14 @@ def test_dated_lists_are_valid_until_the_next(folder: Path, tmp_path: Path, text
         "SZ000001": [("2021-03-05", "2021-03-14")],
     }
     assert "2 lists, each valid until the next; the last, of 2021-03-15, stays valid" in made.notes
+
+
+def test_lists_in_parquet(folder: Path, tmp_path: Path) -> None:
+    """A row may have a list of all members on its day."""
+    days = pd.to_datetime(["2021-03-05", "2021-03-15"])
+    pd.DataFrame({"date": days, "members": [["SH600000", "SZ000001"], ["SH600000"]]}).to_parquet(tmp_path / "l.parquet")
+    import_universe("csi300", tmp_path / "l.parquet", folder)
+    assert members(folder, "csi300")["SZ000001"] == [("2021-03-05", "2021-03-14")]
 
 
 def test_codes_alone_are_members_on_all_days(folder: Path, tmp_path: Path) -> None:
@@ -138,6 +151,9 @@ def test_members_without_data_are_named(folder: Path, tmp_path: Path) -> None:
         ),
         ("code,start,end\nSH600000,2021-02-30,\n", "line 2: '2021-02-30' is not a date"),
         ("SH600000\t2021-03-01\n", "line 1: expected code, first day, last day"),
+        ("2021-03-01,SH600000,SZ000001\n", 'quote lists of codes: 2024-01-02,"AAPL,MSFT"'),
+        ('date,code\n2021-03-01,"SH600000,,SZ000001"\n', "line 2: an instrument is missing"),
+        ("date,code\n2021-03-01,\n", "line 2: the instrument is missing"),
         ("code,start\n,2021-03-01\n", "line 2: the instrument is missing"),
         ("", "is empty"),
         ("start,end\n2021-03-01,2021-03-02\n", "no column of instruments"),

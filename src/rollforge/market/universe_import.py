@@ -1,7 +1,7 @@
 """Import the dated membership of an index into a data folder.
 
 A file has one of three forms: one membership period per line (code, first day, last day), with or without a header; the
-members on some dates (date, code), each list valid until the next one; or codes only.
+members on some dates (date, code; or date and all codes in one cell), each list valid until the next one; or codes only.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +32,8 @@ __all__ = ["UniverseSummary", "check_universe_name", "import_universe"]
 
 _FORBIDDEN = frozenset('/\\:*?"<>|')
 _USUAL = {
-    "instrument": ("instrument", "con_code", "member", "constituent", "symbol", "ticker", "code", "ts_code", "stock_code"),
+    "instrument": ("instrument", "con_code", "member", "constituent", "symbol", "ticker", "code", "ts_code", "stock_code",
+                   "tickers", "symbols", "members", "constituents", "components"),
     "start": ("start", "start_date", "start_time", "first", "from", "in_date", "date_added", "added", "begin", "begin_date"),
     "end": ("end", "end_date", "end_time", "last", "to", "out_date", "date_removed", "removed", "until", "thru"),
     "date": ("date", "datetime", "trade_date", "day", "snapshot_date", "effective_date"),
@@ -99,8 +101,9 @@ def import_universe(
     source : path
         Text (separated by tabs, commas, semicolons or spaces) or Parquet. Columns are detected by common names:
         ``instrument`` (``symbol``, ``code``, ``con_code`` …) with ``start`` and ``end`` (``in_date``, ``date_added`` …;
-        an empty end is open), with ``date`` (each date's list is valid until the next one), or alone. Without a header,
-        the columns are code, first day, last day; or date, code; or code.
+        an empty end is open), with ``date`` (each date's list is valid until the next one), or alone. A row with a date
+        may have all codes: ``2024-01-02,"AAPL,MSFT"``. Without a header, the columns are code, first day, last day; or
+        date, code; or code.
     folder : path
         The data folder.
     columns : mapping, optional
@@ -239,12 +242,22 @@ def _by_position(file: Path, rows: Cells) -> dict[str, int]:
         return {"instrument": 0}
     if len(days) >= 3 and days[1] and days[2]:
         return {"instrument": 0, "start": 1, "end": 2}
-    if len(days) >= 2 and days[0] and not days[1]:
+    more = next((row for _, row in rows if not all(map(_is_number, row[2:]))), None)  # a weight may follow
+    if len(days) >= 2 and days[0] and not days[1] and more is None:
         return {"date": 0, "instrument": 1}
     raise DataError(
         f"{file}, {rows[0][0]}: expected code, first day, last day; or date, code; or only code; found "
-        f"{', '.join(map(str, rows[0][1]))!r}. Add a header line such as 'instrument,start,end'."
+        f"{first_few([str(cell) for cell in rows[0][1]])!r}. Add a header line such as 'instrument,start,end', and quote lists "
+        'of codes: 2024-01-02,"AAPL,MSFT".'
     )
+
+
+def _is_number(cell: object) -> bool:
+    try:
+        float(str(cell))
+    except ValueError:
+        return False
+    return True
 
 
 def _spans(
@@ -257,7 +270,7 @@ def _spans(
         lists: dict[np.datetime64, set[str]] = {}
         for where, row in rows:
             day = read_day(_cell(file, where, row, place["date"]), f"{file}, {where}")
-            lists.setdefault(day, set()).add(_code(file, where, row, place))
+            lists.setdefault(day, set()).update(_codes(file, where, row, place))
         dates = sorted(lists)
         for day, following in zip(dates, [*dates[1:], None], strict=True):
             last = _FOREVER if following is None else following - ONE_DAY
@@ -293,6 +306,16 @@ def _code(file: Path, where: str, row: Sequence[object], place: Mapping[str, int
     if not code:
         raise DataError(f"{file}, {where}: the instrument is missing.")
     return code
+
+
+def _codes(file: Path, where: str, row: Sequence[object], place: Mapping[str, int]) -> list[str]:
+    """Return the codes in a row, which may have all members on its day: ``AAPL,MSFT``, or a list as Python shows it."""
+    cell = _cell(file, where, row, place["instrument"])
+    several = cell if isinstance(cell, (list, tuple, np.ndarray)) else re.split("[,;|]", str(cell).strip("[](){} "))
+    codes = [str(code).strip(" '\"").upper() for code in several]
+    if not codes or not all(codes):
+        raise DataError(f"{file}, {where}: {'the' if len(codes) < 2 else 'an'} instrument is missing.")
+    return codes
 
 
 def _merged(spans: Mapping[str, list[Span]]) -> dict[str, list[Span]]:
