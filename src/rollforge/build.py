@@ -406,12 +406,17 @@ def _passed_to_base(cls: type) -> set[str]:
 
 def init_instance_by_config(
     config: object,
-    default_module: str | None = None,
+    default_module: str | ModuleType | None = None,
     accept_types: type | tuple[type, ...] = (),
     try_kwargs: Document | None = None,
     **kwargs: Any,
 ) -> Any:
-    """Build and return the object that `config` describes: :func:`build` with Qlib's name and argument order."""
+    """Build and return the object that `config` describes: :func:`build` with Qlib's name and argument order.
+
+    `default_module` can also be the module itself.
+    """
+    if isinstance(default_module, ModuleType):
+        default_module = default_module.__name__
     return build(config, accept_types=accept_types, default_module=default_module, try_kwargs=try_kwargs, **kwargs)
 
 

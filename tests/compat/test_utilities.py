@@ -14,9 +14,11 @@ import pandas as pd
 import pytest
 from hypothesis import given, strategies as st
 
+from rollforge.build import init_instance_by_config
 from rollforge.compat.qlib import clock, days, files, frames, objects, pickles, predictions
 from rollforge.compat.qlib.config import C, init
 from rollforge.compat.qlib.covariance import RiskModel, StructuredCovEstimator
+from rollforge.compat.qlib.frequency import Freq
 from rollforge.compat.qlib.index_data import MultiData, SingleData, concat, sum_by_index
 from rollforge.compat.qlib.memory import H, MemCacheExpire, MemCacheLengthUnit, MemCacheSizeofUnit
 from rollforge.compat.qlib.parallel import call_in_subproc, datetime_groupby_apply
@@ -26,6 +28,7 @@ from rollforge.compat.qlib.samples import ConcatDataset, IndexSampler
 from rollforge.compat.qlib.sepdf import SepDataFrame
 from rollforge.compat.qlib.storage import FileCalendarStorage, FileFeatureStorage, FileInstrumentStorage
 from rollforge.errors import BuildError, ConfigError, DataError, DataNotFound, DateError, UntrustedPickle
+from rollforge.features import processor
 from rollforge.features.handler import DataHandlerLP
 
 DAYS = pd.bdate_range("2021-03-29", "2021-04-30")
@@ -150,6 +153,16 @@ def test_a_calendar_of_bars() -> None:
         resam_calendar(DAYS, "day", "5min")
     with pytest.raises(ConfigError, match="contains no bars of"):
         resam_calendar(minutes, "30min", "5min")
+
+
+def test_frequencies_are_compared_by_their_length() -> None:
+    """A day has 24 hours, a month 30 weeks, as Qlib counts them; the longest frequency that is not too long is chosen."""
+    assert Freq.get_timedelta(*Freq.parse("30min")) == pd.Timedelta("30min")
+    assert [Freq.get_min_delta("day", other) for other in ("30min", "day", "2day")] == [1410, 0, -1440]
+    assert Freq.get_min_delta("month", "week") == 29 * 7 * 1440
+    assert Freq.get_recent_freq("day", ["5min", "30min", "day"]) == "day"
+    assert Freq.get_recent_freq("60min", ["5min", Freq("30min"), "day"]) == "30min"
+    assert Freq.get_recent_freq("min", ["day"]) is None
 
 
 def test_values_of_a_span(panel: pd.DataFrame) -> None:
@@ -445,6 +458,13 @@ def test_a_description_names_a_callable() -> None:
         objects.get_callable_kwargs("rollforge.models.linear.Nothing")
     with pytest.raises(ConfigError):
         objects.get_callable_kwargs({"kwargs": {}})
+
+
+def test_a_default_module_can_be_the_module_itself() -> None:
+    """Handlers of Qlib's users build their processors this way."""
+    made = init_instance_by_config({"class": "Fillna", "kwargs": {"fill_value": 2}}, processor)
+    assert (type(made), made.fill_value) == (processor.Fillna, 2)
+    assert isinstance(init_instance_by_config("DropnaLabel", processor, processor.Processor), processor.DropnaLabel)
 
 
 def test_arguments_that_are_not_accepted_are_left_out() -> None:

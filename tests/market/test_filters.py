@@ -94,6 +94,18 @@ def test_keep_decides_about_instruments_without_data() -> None:
         assert kept.tolist() == [[True, False], [keep, keep]]
 
 
+def test_a_filter_is_built_from_its_description() -> None:
+    """By the class that the description names, or by that which is asked; ``to_config`` gives it back."""
+    named = NameDFilter("SH.*", fstart_time="2014-01-02")
+    other = ExpressionDFilter.from_config(named.to_config())
+    assert isinstance(other, NameDFilter)
+    assert other.to_config() == named.to_config()
+    rule = {"rule_expression": "$close>5", "filter_start_time": None, "filter_end_time": None, "keep": True}
+    made = ExpressionDFilter.from_config(rule)
+    assert isinstance(made, ExpressionDFilter)
+    assert made.to_config() == {"filter_type": "ExpressionDFilter", **rule}
+
+
 @pytest.mark.parametrize(
     ("pipe", "words"),
     [

@@ -25,6 +25,7 @@ def test_starting_a_run_creates_the_tracking_folder(tmp_path: Path) -> None:
             R.log_params(number=number)
             assert R.get_uri() == uri  # as it was written
             folder = recorder.get_local_dir()
+            assert recorder.artifact_uri == recorder.get_artifact_uri()
         with R.uri_context(uri):
             assert R.get_recorder(experiment_name="e", recorder_id=recorder.id).list_params() == {"number": str(number)}
             assert R.get_recorder(experiment_name="e", recorder_id=recorder.id).get_local_dir() == folder

@@ -25,7 +25,7 @@ from rollforge.features.panel import Panel
 from rollforge.features.panel_cache import PanelCache
 from rollforge.features.panel_key import describe_object, describe_universe, key_of
 from rollforge.features.panel_processing import PanelProcessing, fit_and_apply
-from rollforge.features.processor_base import Adapted, Processor, restore, unknown_group
+from rollforge.features.processor_base import Adapted, Processor, learns, restore, unknown_group
 from rollforge.features.selection import ALL, RAW, ColumnSet, first_day, is_range, last_day, select_columns, select_rows
 from rollforge.frequency import frequency, is_intraday
 from rollforge.kinds import LOADER, PROCESSOR
@@ -97,6 +97,7 @@ class DataHandler(DataHandlerABC):
     _loaded: object = None  # what the raw data depended on when they were loaded; None if unknown
     _state = ""  # the data folder's fingerprint at that time
     _until: str | None = None  # the last day of the session's data when they were loaded
+    _fixed = False  # whether processors are applied with what they have learned, instead of learning it again
     _restored = False  # whether the object was read from a file; see trust.of_restored
 
     def __init__(
@@ -400,9 +401,9 @@ class DataHandler(DataHandlerABC):
         """Return the stage that a `data_key` of :meth:`fetch` selects: this handler has raw data only."""
         return self.DK_R
 
-    def get_cols(self, col_set: ColumnSet = DataHandlerABC.CS_ALL) -> list[Any]:
-        """Return the column names as in the result of :meth:`fetch`."""
-        data = self._stage(self.DK_R)
+    def get_cols(self, col_set: ColumnSet = DataHandlerABC.CS_ALL, data_key: str = DataHandlerABC.DK_I) -> list[Any]:
+        """Return the column names as in the result of :meth:`fetch`, with the same arguments."""
+        data = self._stage(self._stage_named(data_key))
         frame = data.head(0) if isinstance(data, pd.DataFrame) else data
         return self._frame(frame, col_set, *self._bounds(slice(None, None))).columns.to_list()
 
@@ -493,7 +494,8 @@ class DataHandler(DataHandlerABC):
             base if isinstance(base, pd.DataFrame) else self._frame(base, self.CS_RAW, *self._bounds(slice(None, None)))
         )
         days = selector if isinstance(selector, slice) else slice(*selector)
-        return explain_missing(frame, self.data_loader, self.steps(data_key), self._bounds(days), group, column)
+        fit, steps, bounds = not self._fixed, self.steps(data_key), self._bounds(days)
+        return explain_missing(frame, self.data_loader, steps, bounds, group, column, fit=fit)
 
 
 class DataHandlerLP(DataHandler):
@@ -515,6 +517,11 @@ class DataHandlerLP(DataHandler):
 
     PTYPE_I, PTYPE_A = "independent", "append"
     IT_FIT_SEQ, IT_FIT_IND, IT_LS = "fit_seq", "fit_ind", "load_state"
+
+    _set_up: tuple[object, object, object] | None = (
+        None  # universe and range of the last set-up; None: the present ones
+    )
+    _hold_learned: frozenset[str] = frozenset()  # stages whose processors have what they learned from the last set-up
 
     def __init__(
         self,
@@ -576,6 +583,8 @@ class DataHandlerLP(DataHandler):
         **kwargs
             See :meth:`DataHandler.config`.
         """
+        if self._set_up is None:
+            self._set_up = self._extent
         super().config(**kwargs)
         if processor_kwargs:
             for processor in self.get_all_processors():
@@ -619,12 +628,95 @@ class DataHandlerLP(DataHandler):
         Parameters
         ----------
         **kwargs
-            ``init_type="load_state"`` computes only the data for inference; those for learning are computed when they
-            are fetched.
+            ``init_type="fit_seq"``, the default, fits each processor to the result of the previous one, ``"fit_ind"``
+            fits each to the raw data. ``"load_state"`` applies the processors with what they learned when the data were
+            last set up, whatever the range is now, and computes only the data for inference; those for learning are
+            computed when they are fetched.
+
+        Raises
+        ------
+        ConfigError
+            If `init_type` has another value.
         """
-        if kwargs.get("init_type") != self.IT_LS:
+        init_type = kwargs.get("init_type") or self.IT_FIT_SEQ
+        known = (self.IT_FIT_SEQ, self.IT_FIT_IND, self.IT_LS)
+        if init_type not in known:
+            raise ConfigError(f"must be one of {', '.join(known)}, found {shown(init_type)}.", path="init_type")
+        if init_type == self.IT_LS:
+            self._keep_learned()
+        elif init_type == self.IT_FIT_IND:
+            self.fit()
+        else:
+            self._fix(False)
+            self._set_up = None
+        if init_type != self.IT_LS:
             self._stage(self.DK_L)
         self._stage(self.DK_I)
+
+    def fit(self) -> None:
+        """Fit each processor to the raw data. The data are processed with what they learn, until the next set-up."""
+        raw = self._whole_or_loaded(self.DK_R)
+        with trust.of_restored(self):
+            for processor in self.get_all_processors():
+                processor.fit(raw.copy(deep=False))
+        self._set_up = None
+        self._hold_learned = frozenset((self.DK_I, self.DK_L))
+        self._fix(True)
+
+    def process_data(self, with_fit: bool = False) -> None:
+        """Process the data, by default with what the processors have learned before; see :meth:`setup_data`."""
+        self.setup_data(init_type=self.IT_FIT_SEQ if with_fit else self.IT_LS)
+
+    def fit_process_data(self) -> None:
+        """Fit each processor to the result of the previous one, and process the data."""
+        self.process_data(with_fit=True)
+
+    @property
+    def _extent(self) -> tuple[object, object, object]:
+        """The universe and the range."""
+        return self.instruments, self.start_time, self.end_time
+
+    @_extent.setter
+    def _extent(self, extent: tuple[object, object, object]) -> None:
+        self.instruments, self.start_time, self.end_time = extent  # type: ignore[assignment]
+        self._forget()
+
+    def _fix(self, fixed: bool) -> None:
+        if fixed or self._fixed:
+            self._forget()
+        self._fixed = fixed
+
+    def _keep_learned(self) -> None:
+        """Let the processors keep what they learned from the data of the last set-up, or learn it now."""
+        learners = [p for p in self.get_all_processors() if learns(p)]
+        if self._fixed or self._set_up is None or not learners or self._learn_the_same(learners):
+            return
+        if not self._hold_learned >= {self.DK_I, self.DK_L}:
+            now, self._extent, self._set_up = self._extent, self._set_up, None
+            try:
+                for stage in (self.DK_I, self.DK_L):
+                    self._fit_stage(stage)
+            finally:
+                self._set_up, self._extent = self._extent, now
+        self._fix(True)
+
+    def _fit_stage(self, stage: str) -> None:
+        """Let the processors of a stage learn; those of a panel in the cache may not have done so in this object."""
+        data = self._stage(stage)
+        if stage not in self._hold_learned and isinstance(data, Panel):
+            with trust.of_restored(self):
+                self._process_raw(stage)
+
+    def _learn_the_same(self, learners: Sequence[Processor]) -> bool:
+        """Return whether processors would learn the same from the present range as from that of the last set-up.
+
+        If so they may learn it again, and their data can be cached.
+        """
+        assert self._set_up is not None
+        own = all(type(p).__module__.startswith("rollforge.") and not isinstance(p, Adapted) for p in learners)
+        universes = [describe_universe(extent[0]) for extent in (self._set_up, self._extent)]
+        same = universes[0] == universes[1] is not None and self._set_up[1] == self.start_time
+        return own and same and all(self._fits_inside(learners, end) for end in (self._set_up[2], self.end_time))
 
     @property
     def _infer(self) -> pd.DataFrame:
@@ -645,10 +737,12 @@ class DataHandlerLP(DataHandler):
         raw = self._stage(self.DK_R)
         if isinstance(raw, pd.DataFrame):
             return self._process_frame(stage)
-        described = self._describe(chain)
-        whole = self.data_loader.any_range and all(p.any_range for p in chain) and self._fits_inside(chain)
+        described = None if self._fixed else self._describe(chain)
         if described is None:
             return self._process_raw(stage)
+        whole = (
+            self.data_loader.any_range and all(p.any_range for p in chain) and self._fits_inside(chain, self.end_time)
+        )
         days = (None, None) if whole else self._bounds(slice(None, None))
         key = {"raw": self._loaded, "processors": described, "end": None if whole else self._shown_end()}
         panel = PanelCache(session.cache, session.cache_limit).get(
@@ -659,11 +753,20 @@ class DataHandlerLP(DataHandler):
             lambda: None if (stored := self._base(stage).stored) is None else stored.version,
         )
         restore(self._own_steps(stage), panel.learned)
+        self._note_learned(stage, panel.learned is not None)
         return panel
 
-    def _fits_inside(self, chain: Sequence[Processor]) -> bool:
+    def _note_learned(self, stage: str, held: bool) -> None:
+        """Note whether the processors of a stage have what they learn from the data of the last set-up."""
+        if not self._fixed:
+            held = held and self._set_up is None
+            self._hold_learned = self._hold_learned | {stage} if held else self._hold_learned - {stage}
+
+    @staticmethod
+    def _fits_inside(chain: Sequence[Processor], end: Any) -> bool:
+        """Return whether the fit windows of processors end by a day; None is open."""
         ends = [getattr(p, "fit_end_time", None) for p in chain]
-        return self.end_time is None or all(e is None or end_of(e) <= end_of(self.end_time) for e in ends)
+        return end is None or all(e is None or end_of(e) <= end_of(end) for e in ends)
 
     @staticmethod
     def _describe(chain: Sequence[Processor]) -> list[list[object] | None] | None:
@@ -710,7 +813,9 @@ class DataHandlerLP(DataHandler):
         return self._run(chain, base, stage)
 
     def _run(self, chain: Sequence[Processor], frame: pd.DataFrame, stage: str) -> pd.DataFrame:
-        return fit_and_apply(chain, frame, lambda: self.explain_missing(data_key=stage))
+        made = fit_and_apply(chain, frame, lambda: self.explain_missing(data_key=stage), fit=not self._fixed)
+        self._note_learned(stage, True)
+        return made
 
     def _stage_named(self, data_key: str) -> str:
         keys = (self.DK_R, self.DK_I, self.DK_L)

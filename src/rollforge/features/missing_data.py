@@ -22,10 +22,12 @@ def explain_missing(
     days: tuple[np.datetime64 | None, np.datetime64 | None],
     group: str | None,
     column: str | None,
+    *,
+    fit: bool = True,
 ) -> str:
     """Explain which loader or processor left no data, in a sentence; empty if there are data.
 
-    The processors are fitted and applied again, so use this only for error messages.
+    The processors are applied again, so use this only for error messages.
 
     Parameters
     ----------
@@ -41,6 +43,8 @@ def explain_missing(
         Group of columns to check for finite values; None checks for rows.
     column : str or None
         A single column of the group.
+    fit : bool
+        Whether the processors are fitted again before they are applied.
     """
     what = "row" if group is None else f"finite value of {(column or group)!r}"
     if not _count_left(frame, group, column, *days):
@@ -49,13 +53,14 @@ def explain_missing(
     for processor in processors:
         name = type(processor).__name__
         cause = _emptied_group(processor, now, *days) if group is None else None
-        processor.fit(now)
+        if fit:
+            processor.fit(now)
         across = processor.across_instruments and _one_a_day(now, *days)
         now = processor(now.copy(deep=False))
         if _count_left(now, group, column, *days):
             continue
         if cause is not None:
-            reason = explain_missing(frame, loader, processors, days, cause, column)
+            reason = explain_missing(frame, loader, processors, days, cause, column, fit=fit)
             return f"{name} drops all rows, because no row has a finite value of {cause!r}. {reason}".rstrip()
         hint = ": it compares the instruments of each day, but each day has only one" if across else ""
         return f"{name} leaves no {what} there{hint}."

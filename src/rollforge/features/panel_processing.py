@@ -23,7 +23,9 @@ from rollforge.features.processor_base import Processor, days_needed, learned_by
 __all__ = ["PanelProcessing", "fit_and_apply"]
 
 
-def fit_and_apply(chain: Sequence[Processor], frame: pd.DataFrame, explain: Callable[[], str]) -> pd.DataFrame:
+def fit_and_apply(
+    chain: Sequence[Processor], frame: pd.DataFrame, explain: Callable[[], str], *, fit: bool = True
+) -> pd.DataFrame:
     """Return a frame after fitting and applying processors, one after another.
 
     Parameters
@@ -34,6 +36,8 @@ def fit_and_apply(chain: Sequence[Processor], frame: pd.DataFrame, explain: Call
         The frame that the first of them is fitted to.
     explain : callable
         Returns why no rows are left, for the error message.
+    fit : bool
+        False applies the processors with what they have learned before.
 
     Raises
     ------
@@ -41,7 +45,8 @@ def fit_and_apply(chain: Sequence[Processor], frame: pd.DataFrame, explain: Call
         If no rows are left.
     """
     for processor in chain:
-        processor.fit(frame.copy(deep=False))
+        if fit:
+            processor.fit(frame.copy(deep=False))
         frame = processor.apply(frame)
     if frame.empty:
         names = ", ".join(type(p).__name__ for p in chain)

@@ -21,7 +21,7 @@ from rollforge.pickling import Serializable
 
 __all__ = [
     "Adapted", "OfColumns", "OfGroup", "Processor", "ReadOnly", "Replacing", "by_day", "days_needed", "finite_only",
-    "get_group_columns", "learned_by", "listed_groups", "precision", "restore", "unknown_group", "with_days",
+    "get_group_columns", "learned_by", "learns", "listed_groups", "precision", "restore", "unknown_group", "with_days",
 ]  # fmt: skip
 
 
@@ -131,7 +131,7 @@ def days_needed(chain: Sequence[Processor], changed: np.datetime64 | bool) -> in
         if not own or processor.earlier_days is None:
             return None
         days += processor.earlier_days
-        if kind.fit is Processor.fit or changed is True:
+        if not learns(processor) or changed is True:
             continue
         end = getattr(processor, "fit_end_time", None)
         if end is None or end_of(end, "fit_end_time").to_datetime64() >= changed:
@@ -139,11 +139,16 @@ def days_needed(chain: Sequence[Processor], changed: np.datetime64 | bool) -> in
     return days
 
 
+def learns(processor: Processor) -> bool:
+    """Return whether a processor learns anything from the data that it is fitted to."""
+    return type(processor).fit is not Processor.fit
+
+
 def learned_by(chain: Sequence[Processor]) -> list[dict[str, list[float]]] | None:
     """Return what fitted processors have learned, as plain data; None if it cannot be represented exactly."""
     found: list[dict[str, list[float]]] = []
     for processor in chain:
-        if type(processor).fit is not Processor.fit and not processor.learned:
+        if learns(processor) and not processor.learned:
             return None
         values = {name: getattr(processor, name, None) for name in processor.learned}
         if not all(isinstance(v, np.ndarray) and v.dtype == np.float64 and v.ndim == 1 for v in values.values()):

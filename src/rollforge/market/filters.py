@@ -44,6 +44,19 @@ class BaseDFilter(ABC):
         bool array, (N, T)
         """
 
+    @classmethod
+    def from_config(cls, config: Mapping[str, object]) -> BaseDFilter:
+        """Return the filter that an entry of a ``filter_pipe`` describes, such as the result of ``to_config()``.
+
+        Without a ``filter_type`` it is one of this class.
+
+        Raises
+        ------
+        ConfigError
+            If it does not describe a filter.
+        """
+        return build_filters([{"filter_type": cls, **config}])[0]
+
 
 class SeriesDFilter(BaseDFilter):
     """Base class of rules that apply to a range of days; days outside it are kept.

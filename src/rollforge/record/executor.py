@@ -53,6 +53,8 @@ class SimulatorExecutor:
         overrides methods that are not called here.
     """
 
+    TT_SERIAL, TT_PARAL = "serial", "parallel"
+
     def __init__(
         self,
         time_per_step: str = "day",

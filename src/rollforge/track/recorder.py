@@ -444,6 +444,11 @@ class Recorder:
         """Return the URI of the artifacts."""
         return self._tracker.files(self.id).uri
 
+    @property
+    def artifact_uri(self) -> str:
+        """The URI of the artifacts."""
+        return self.get_artifact_uri()
+
     def get_local_dir(self) -> str:
         """Return the run's folder, which contains its artifact folder, as Qlib does.
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+
+import pandas as pd
 
 from rollforge.errors import ConfigError
 
@@ -11,6 +14,8 @@ __all__ = ["Freq"]
 _UNITS = {
     "month": "month", "mon": "month", "week": "week", "w": "week", "day": "day", "d": "day", "minute": "min", "min": "min",
 }  # fmt: skip
+
+_MINUTES = {"min": 1, "day": 24 * 60, "week": 7 * 24 * 60, "month": 7 * 30 * 24 * 60}
 
 
 class Freq:
@@ -71,3 +76,21 @@ class Freq:
                 f"{freq!r} is not a frequency. Write a number and one of {', '.join(_UNITS)}, such as 'day' or '2mon'."
             )
         return int(found[1] or 1), _UNITS[found[2]]
+
+    @staticmethod
+    def get_timedelta(n: int, freq: str) -> pd.Timedelta:
+        """Return the length of some days or minutes."""
+        return pd.Timedelta(f"{n}{freq}")
+
+    @staticmethod
+    def get_min_delta(left_frq: str | Freq, right_freq: str | Freq) -> int:
+        """Return by how many minutes one frequency is longer than another; a day has 24 hours, a month 210 days, as in
+        Qlib."""
+        left, right = (count * _MINUTES[unit] for count, unit in (Freq(left_frq).parts, Freq(right_freq).parts))
+        return left - right
+
+    @staticmethod
+    def get_recent_freq(base_freq: str | Freq, freq_list: Sequence[str | Freq]) -> str | Freq | None:
+        """Return the longest of some frequencies that is not longer than `base_freq`; None if all are longer."""
+        fitting = [freq for freq in freq_list if Freq.get_min_delta(base_freq, freq) >= 0]
+        return min(fitting, key=lambda freq: Freq.get_min_delta(base_freq, freq), default=None)
