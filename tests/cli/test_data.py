@@ -86,7 +86,7 @@ def test_import_accepts_column_names(tmp_path: Path) -> None:
         "--column", "when==datetime", "--column", "who=instrument", "--column", "px=close",
     )  # fmt: skip
     assert made.returncode == Exit.DONE, made.stderr
-    assert "1 instruments x 2 days" in made.stdout
+    assert "1 instrument x 2 days" in made.stdout
     wrong = run("data", "import", str(tmp_path / "t.csv"), str(tmp_path / "e"), "--column", "who")
     assert wrong.returncode == Exit.USAGE
     assert "--column: expected COLUMN=NAME" in wrong.stderr

@@ -102,6 +102,39 @@ def test_csv_and_a_folder_of_files_give_the_same_folder(tmp_path: Path) -> None:
     assert made[0] == made[1] == made[2] == made[3]
 
 
+def test_files_that_are_named_by_days(tmp_path: Path) -> None:
+    """Their column of instruments is used, also if a day has only one instrument."""
+    table = _table()
+    for day, rows in table.groupby("date"):
+        (rows[:1] if day == DAYS[1] else rows).to_csv(tmp_path / f"{day}.csv", index=False)
+    made = import_table(tmp_path, tmp_path / "data")
+    assert (made.instruments, made.days, made.notes[0][:4]) == (3, 4, "vwap")
+    np.testing.assert_array_equal(_read(tmp_path / "data", "close", ["A"])[0], [13, 14, 15, 16])
+
+
+def test_files_whose_names_differ_from_their_instrument(tmp_path: Path) -> None:
+    """A note names the column if several files have the same code in it; the user can choose the column."""
+    table = _table().query("symbol == 'A'")
+    for part, rows in {"A_1": table[:2], "A_2": table[2:]}.items():
+        rows.to_csv(tmp_path / f"{part}.csv", index=False)
+    made = import_table(tmp_path, tmp_path / "by_file")
+    assert made.instruments == 2
+    assert (
+        "such as A_1 and A_2, although 'symbol' is 'A' in both. If the column is right, add --column 'symbol="
+        in str(made)
+    )
+    made = import_table(tmp_path, tmp_path / "by_column", columns={"symbol": "instrument"})
+    assert made.instruments == 1
+    np.testing.assert_array_equal(_read(tmp_path / "by_column", "close", ["A"])[0], [13, 14, 15, 16])
+
+
+def test_codes_that_are_numbers(tmp_path: Path) -> None:
+    """Whole numbers in a column of floats, as after a join, are the same codes as in a column of whole numbers."""
+    table = _table().assign(symbol=lambda t: t["symbol"].map({"A": 1.0, "B": 20.0, "C": 600000.0}))
+    import_table(table, tmp_path / "data")
+    assert sorted(p.name for p in (tmp_path / "data" / "features").iterdir()) == ["1", "20", "600000"]
+
+
 def test_tables_in_memory(tmp_path: Path) -> None:
     """A frame with any index, and an Arrow table, are imported like a file with the same contents."""
     frame = _table()

@@ -313,7 +313,7 @@ def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text(LAYOUTS["tushare.csv"][0])
     done = call("data", "import", tmp_path / "t.csv", tmp_path / "market", "--dry-run")
     assert done.exit_code == 0
-    assert "1 instruments x 2 days, 2024-01-02 to 2024-01-03" in done.stdout
+    assert "1 instrument x 2 days, 2024-01-02 to 2024-01-03" in done.stdout
     assert done.stdout.endswith(
         "  taken: instrument from ts_code, datetime from trade_date, volume from vol\nNothing was written.\n"
     )

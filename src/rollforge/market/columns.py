@@ -11,7 +11,18 @@ import pandas as pd
 from rollforge.dates import read_day
 from rollforge.errors import DataError, DateError, nearest
 
-__all__ = ["CODE", "CODES", "DATE", "DATES", "YAHOO_FIELDS", "column_names", "is_of_one", "is_translated", "tidy"]
+__all__ = [
+    "CODE",
+    "CODES",
+    "DATE",
+    "DATES",
+    "YAHOO_FIELDS",
+    "column_names",
+    "is_of_one",
+    "is_translated",
+    "tidy",
+    "unused_code",
+]
 
 CODE, DATE = "instrument", "datetime"
 
@@ -38,7 +49,9 @@ _SAME |= {
 }  # fmt: skip
 
 
-def column_names(raw: pd.DataFrame, given: Mapping[str, str], file: Path | str, *, of_one: bool) -> dict[object, str]:
+def column_names(
+    raw: pd.DataFrame, given: Mapping[str, str], file: Path | str, *, code: str | None
+) -> dict[object, str]:
     """Return {source column: name} for the columns to keep.
 
     Parameters
@@ -49,8 +62,9 @@ def column_names(raw: pd.DataFrame, given: Mapping[str, str], file: Path | str, 
         Source column -> name, as given by the user for some of the columns; ``""`` skips a column.
     file : path or str
         Source of the table, for messages.
-    of_one : bool
-        Whether the file is named after its only instrument. A column with several codes takes precedence.
+    code : str, optional
+        The instrument that the file is named after, if it has only one. A column that the user chose takes precedence, and so
+        does one with several codes; any column, if the file is named by a day.
 
     Raises
     ------
@@ -66,8 +80,9 @@ def column_names(raw: pd.DataFrame, given: Mapping[str, str], file: Path | str, 
     names = _pick(names, DATE, DATES, file)
     if {"permno", "prc"}.issubset(names.values()):  # CRSP has tickers, too, which change and are used again
         names = {c: CODE if n == "permno" else n for c, n in names.items()}
-    mine = [c for c, n in names.items() if n in CODES[:_SURE]]
-    if of_one and (len(mine) != 1 or raw[mine[0]].nunique() < 2):
+    mine = _certain(names)
+    by_file = code is not None and CODE not in given.values() and not (mine and _is_day(code))
+    if by_file and (len(mine) != 1 or raw[mine[0]].nunique() < 2):
         names = {c: n for c, n in names.items() if c not in mine}
     else:
         names = _pick(names, CODE, CODES, file)
@@ -80,6 +95,17 @@ def column_names(raw: pd.DataFrame, given: Mapping[str, str], file: Path | str, 
             raise DataError(_both(by_name[name], column, name, file))
         by_name[name] = column
     return names
+
+
+def unused_code(raw: pd.DataFrame, given: Mapping[str, str]) -> tuple[str, str] | None:
+    """Return the only column of instruments and its only code, for a file that is named by another one; otherwise None."""
+    mine = _certain({c: given.get(str(c), tidy(c)) for c in raw.columns})
+    found = raw[mine[0]].dropna().unique() if len(mine) == 1 else []
+    return (str(mine[0]), str(found[0]).strip()) if len(found) == 1 else None
+
+
+def _certain(names: Mapping[object, str]) -> list[object]:
+    return [c for c, name in names.items() if name in CODES[:_SURE]]
 
 
 def is_of_one(raw: pd.DataFrame, given: Mapping[str, str]) -> bool:
@@ -155,8 +181,13 @@ def _is_value(name: str) -> bool:
     try:
         float(name)
     except ValueError:
-        try:
-            read_day(name)
-        except DateError:
-            return False
+        return _is_day(name)
+    return True
+
+
+def _is_day(text: str) -> bool:
+    try:
+        read_day(text)
+    except DateError:
+        return False
     return True

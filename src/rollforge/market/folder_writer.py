@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rollforge.dates import Times, has_times, read_day, read_times, show_time
-from rollforge.errors import DataError, shown
+from rollforge.errors import DataError, shown, with_article
 from rollforge.frequency import frequency, is_intraday
 from rollforge.market.folder_files import check_folders, folder_name
 from rollforge.paths import name_problem
@@ -82,7 +82,7 @@ def _check_names(
             problem = name_problem(name)
             if problem:
                 raise DataError(
-                    f"{shown(name)} cannot be the name of a {what}, because it is used as a file name: {problem}."
+                    f"{shown(name)} cannot be the name of {with_article(what)}, because it is used as a file name: {problem}."
                 )
     check_folders(series)
 

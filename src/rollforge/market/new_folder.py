@@ -49,9 +49,10 @@ class FolderSummary:
     def __str__(self) -> str:
         """Return the summary in one line, followed by one line per note."""
         gaps = max(self.missing.values(), default=0)
-        unit = "days" if self.freq == "day" else f"bars of {self.freq}"
+        days = f"day{'s' * (self.days != 1)}" if self.freq == "day" else f"bar{'s' * (self.days != 1)} of {self.freq}"
+        instruments = f"instrument{'s' * (self.instruments != 1)}"
         lines = [
-            f"{self.instruments} instruments x {self.days} {unit}, {show_time(self.first)} to {show_time(self.last)}, "
+            f"{self.instruments} {instruments} x {self.days} {days}, {show_time(self.first)} to {show_time(self.last)}, "
             f"fields {', '.join(self.fields)}; {gaps} of {self.rows} rows with gaps"
         ]
         return "\n  ".join([*lines, *self.notes])

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from rollforge.dates import FIRST_DAY, LAST_DAY, DayColumn, clock, read_column
 from rollforge.errors import DataError, DataNotFound, counted, shown
 from rollforge.limits import LIMITS, check_parquet, open_unpacked
-from rollforge.market.columns import CODE, DATE, column_names, is_of_one
+from rollforge.market.columns import CODE, DATE, column_names, is_of_one, unused_code
 from rollforge.market.frames import as_frame, reading
 from rollforge.market.layouts import (
     code_of,
@@ -52,6 +52,8 @@ class Table:
     """Name -> source column, where they differ in more than case; ``file name`` if instruments are named by files."""
     named_by_file: bool = False
     """Whether the instrument of a single file is known only from the name of the file."""
+    unused: tuple[str, str] | None = None
+    """A column of instruments and its only code, if the file was taken for the instrument that it is named by."""
 
     def where(self, row: int) -> str:
         """Describe the location of row number `row` (from 0) in the source."""
@@ -128,9 +130,26 @@ def _read_folder(folder: Path, form: _Form) -> Table:
             raise DataError(f"{file} has no rows.")
         tables.append(table)
     frame = pd.concat([t.frame for t in tables], ignore_index=True)
-    notes = tuple(dict.fromkeys(n for t in tables for n in t.notes))
+    notes = tuple(dict.fromkeys([*(n for t in tables for n in t.notes), *_same_code(tables)]))
     sources = {name: source for t in tables for name, source in t.sources.items()}
     return Table(frame, folder, np.concatenate([t.seconds for t in tables]), None, notes, sources)
+
+
+def _same_code(tables: Sequence[Table]) -> list[str]:
+    """Report that several files are taken for instruments of their own, although they have the same code in a column."""
+    seen: dict[tuple[str, str], Table] = {}
+    for table in tables:
+        if table.unused is None:
+            continue
+        other = seen.setdefault(table.unused, table)
+        codes = [one.frame[CODE].iloc[0] for one in (other, table)]
+        if codes[0] != codes[1]:
+            column, code = table.unused
+            return [
+                f"the files are taken for the instruments that they are named by, such as {codes[0]} and {codes[1]}, although "
+                f"{shown(column)} is {shown(code)} in both. If the column is right, add --column '{column}={CODE}'"
+            ]
+    return []
 
 
 def _suffix(file: Path) -> str:
@@ -194,7 +213,8 @@ def _tidied(
     semicolons: bool = False,
 ) -> Table:
     """Return a raw table with normalized column names and parsed values."""
-    names = column_names(raw, form.columns, file, of_one=code is not None)
+    names = column_names(raw, form.columns, file, code=code)
+    unused = unused_code(raw, form.columns) if code is not None and CODE not in names.values() else None
     chosen = raw[list(names)]
     if not chosen.columns.is_unique:
         twice = chosen.columns[chosen.columns.duplicated()][0]
@@ -223,7 +243,7 @@ def _tidied(
     }
     if code is not None and CODE not in sources:
         renamed[CODE] = "the name of the file"
-    return Table(pd.DataFrame(made), file, days.seconds, first_line, tuple(notes), renamed)
+    return Table(pd.DataFrame(made), file, days.seconds, first_line, tuple(notes), renamed, unused=unused)
 
 
 def _read_csv(file: Path, form: _Form) -> tuple[pd.DataFrame, str]:
@@ -357,11 +377,17 @@ def _without_index(frame: pd.DataFrame) -> pd.DataFrame:
 
 def _codes(table: Table) -> pd.Series:
     codes = table.frame[CODE]
+    if pd.api.types.is_float_dtype(codes) and codes.dropna().map(_is_whole).all():
+        codes = codes.astype("Int64")  # whole numbers, of a column that had missing values
     text = codes.astype(str).str.strip()
     empty = codes.isna() | (text == "")
     if empty.any():
         raise DataError(f"{table.source}, {table.where(int(np.argmax(empty)))}: the instrument is missing.")
     return text
+
+
+def _is_whole(number: float) -> bool:
+    return number % 1 == 0 and abs(number) < 2**53
 
 
 def _days(table: Table) -> tuple[DayColumn, list[str]]:
@@ -396,7 +422,7 @@ def _days(table: Table) -> tuple[DayColumn, list[str]]:
 def _numbers(table: Table, name: str, source: object, *, semicolons: bool) -> pd.Series | None:
     """Return a column as numbers; None if none of its values is a number."""
     raw = table.frame[name]
-    if pd.api.types.is_numeric_dtype(raw):
+    if pd.api.types.is_numeric_dtype(raw) and not pd.api.types.is_complex_dtype(raw):
         return raw.astype("float64")
     numbers, bad = read_numbers(raw, semicolons=semicolons)
     if not bad.any():
@@ -405,7 +431,7 @@ def _numbers(table: Table, name: str, source: object, *, semicolons: bool) -> pd
         return None
     row = int(np.argmax(bad))
     raise DataError(
-        f"{table.source}, {table.where(row)}: {name} is {raw.iloc[row]!r}, which is not a number "
+        f"{table.source}, {table.where(row)}: {name} is {shown(raw.iloc[row])}, which is not a number "
         f"({counted(int(bad.sum()), 'such value')}). Correct it, or omit the column with --column "
         f"'{source}='."
     )
