@@ -100,8 +100,8 @@ def column_names(
 def unused_code(raw: pd.DataFrame, given: Mapping[str, str]) -> tuple[str, str] | None:
     """Return the only column of instruments and its only code, for a file that is named by another one; otherwise None."""
     mine = _certain({c: given.get(str(c), tidy(c)) for c in raw.columns})
-    found = raw[mine[0]].dropna().unique() if len(mine) == 1 else []
-    return (str(mine[0]), str(found[0]).strip()) if len(found) == 1 else None
+    codes = {str(code).strip() for code in raw[mine[0]].dropna().unique()} if len(mine) == 1 else set()
+    return (str(mine[0]), codes.pop()) if len(codes) == 1 else None
 
 
 def _certain(names: Mapping[object, str]) -> list[object]:
