@@ -137,7 +137,7 @@ def test_narrow_features_have_the_precision_of_a_loop(kind: str, session: Sessio
 @pytest.mark.parametrize("inside", ["alone", "pipeline"])
 @pytest.mark.parametrize("classes", [False, True], ids=["regressor", "classifier"])
 def test_a_stack_chooses_its_final_estimator(classes: bool, inside: str, session: Session) -> None:
-    """Without ``final_estimator``, scikit-learn's stacks have no ``predict`` before they are fitted."""
+    """Without ``final_estimator``, stacks of scikit-learn have no ``predict`` before they are fitted."""
     frame = table(list("ABCDEF"))
     model: Any = StackingRegressor([("one", Ridge()), ("other", Ridge(alpha=9.0))])
     if classes:

@@ -103,7 +103,7 @@ def test_csv_and_a_folder_of_files_give_the_same_folder(tmp_path: Path) -> None:
 
 
 def test_files_that_are_named_by_days(tmp_path: Path) -> None:
-    """Their column of instruments is used, also if a day has only one instrument."""
+    """The column of instruments is used, also if a day has only one of them."""
     table = _table()
     for day, rows in table.groupby("date"):
         (rows[:1] if day == DAYS[1] else rows).to_csv(tmp_path / f"{day}.csv", index=False)
