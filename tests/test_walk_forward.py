@@ -150,6 +150,46 @@ def test_a_stack_chooses_its_final_estimator(classes: bool, inside: str, session
     pd.testing.assert_series_equal(result.prediction, expected.rename("prediction"), check_exact=True)
 
 
+class Duck:
+    """An estimator with scikit-learn's interface whose class is derived from none of its own."""
+
+    def __init__(self, power: int = 1) -> None:
+        self.power = power
+
+    def get_params(self, deep: bool = True) -> dict[str, object]:
+        return {"power": self.power}
+
+    def set_params(self, **params: Any) -> Duck:
+        vars(self).update(params)
+        return self
+
+    def fit(self, x: pd.DataFrame, y: Any) -> Duck:
+        self.classes_, counts = np.unique(np.asarray(y) > 0, return_counts=True)
+        self.share_ = counts / counts.sum()
+        return self
+
+    def predict(self, x: pd.DataFrame) -> np.ndarray:
+        return self.share_[-1] + x.iloc[:, 0].to_numpy() ** self.power
+
+
+class DuckOfClasses(Duck):
+    """A classifier of this kind."""
+
+    _estimator_type = "classifier"
+
+    def predict_proba(self, x: pd.DataFrame) -> np.ndarray:
+        return np.tile(self.share_, (len(x), 1))
+
+
+@pytest.mark.parametrize("classes", [False, True], ids=["regressor", "classifier"])
+def test_an_estimator_needs_no_base_class_of_scikit_learn(classes: bool, session: Session) -> None:
+    frame = table(list("ABCDEF")).dropna()
+    model, method = (DuckOfClasses(), "predict_proba") if classes else (Duck(power=2), "predict")
+    result = run(model, frame.assign(y=frame["y"] > 0) if classes else frame, session)
+    expected = by_hand(model, frame, result, method)
+    pd.testing.assert_series_equal(result.prediction, expected.rename("prediction"), check_exact=True)
+
+
 def test_the_windows_end_before_the_labels_look_ahead(session: Session) -> None:
     """With a horizon of 5, five days lie between the last training day and the first test day, and between valid and
     test."""
@@ -1505,7 +1545,9 @@ def test_a_failed_window_names_its_cause(session: Session) -> None:
     """A feature with missing values is named; with allow_gaps, the other windows are returned."""
     frame = table(list("ABC"))
     frame.loc["2020-01-02", "b"] = np.nan
-    with pytest.raises(TrainingFailed, match=r"1 of 4 windows failed.*values are missing in 'b'"):
+    with pytest.raises(
+        TrainingFailed, match=r"1 of 4 windows failed.*values are missing in 'b'.*[^.]\. With allow_gaps"
+    ):
         run(Ridge(), frame, session)
     result = run(Ridge(), frame, session, allow_gaps=True)
     assert result.windows["status"].tolist() == ["failed", "done", "done", "done"]

@@ -278,9 +278,9 @@ def walk_forward(
     if not failed:
         finished.touch()
     elif not allow_gaps:
-        listed = "; ".join(f"{counted(len(group.tasks), 'window')}: {group.reason}" for group in failed)
+        listed = "; ".join(f"{counted(len(group.tasks), 'window')}: {group.reason.rstrip('.,; ')}" for group in failed)
         raise TrainingFailed(
-            f"{sum(len(group.tasks) for group in failed)} of {counted(len(plan.ids), 'window')} failed. {listed} With "
+            f"{sum(len(group.tasks) for group in failed)} of {counted(len(plan.ids), 'window')} failed. {listed}. With "
             "allow_gaps=True, the result of the others is returned."
         )
     collected = pipeline.collect(

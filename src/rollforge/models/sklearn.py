@@ -219,8 +219,8 @@ class SklearnModel(Model):
             return pd.DataFrame(predicted, index=features.index, columns=self.labels)
         if predicted.size != len(features):
             raise ModelError(
-                f"{_name(self.estimator)} predicts values of shape {predicted.shape} for {len(features)} rows and "
-                f"{len(self.labels)} labels."
+                f"{_name(self.estimator)} predicts values of shape {predicted.shape} for {counted(len(features), 'row')} and "
+                f"{counted(len(self.labels), 'label')}. It must predict one value for each row and label."
             )
         return pd.Series(predicted.reshape(-1), index=features.index)
 
@@ -565,12 +565,20 @@ def _library() -> ModuleType:
 
 def is_classifier(estimator: object) -> bool:
     """Return whether an estimator is a classifier that predicts probabilities."""
-    return bool(_library().is_classifier(estimator)) and _offers(estimator, "predict_proba")
+    return _is_of_classes(estimator) and _offers(estimator, "predict_proba")
 
 
 def lacks_probabilities(estimator: object) -> bool:
     """Return whether an estimator is a classifier without ``predict_proba``."""
-    return bool(_library().is_classifier(estimator)) and not _offers(estimator, "predict_proba")
+    return _is_of_classes(estimator) and not _offers(estimator, "predict_proba")
+
+
+def _is_of_classes(estimator: object) -> bool:
+    """Return whether an estimator is a classifier."""
+    if hasattr(estimator, "__sklearn_tags__"):
+        return bool(_library().is_classifier(estimator))
+    # A class that is not derived from BaseEstimator, of which scikit-learn from version 1.7 on cannot tell.
+    return getattr(estimator, "_estimator_type", None) == "classifier"
 
 
 def _offers(estimator: object, method: str) -> bool:
@@ -744,7 +752,8 @@ def describe_estimator(estimator: object, path: str = "estimator") -> Definition
     {'class': 'Ridge', 'module_path': 'sklearn.linear_model', 'kwargs': {'alpha': 2.0}}
     """
     if isinstance(estimator, type) or not isinstance(estimator, HasParameters):
-        hint = f" Write {estimator.__name__}()." if isinstance(estimator, type) else ""
+        hint = " Derive its class from sklearn.base.BaseEstimator." if hasattr(estimator, "fit") else ""
+        hint = f" Write {estimator.__name__}()." if isinstance(estimator, type) else hint
         raise ConfigError(f"must be an estimator, found {shown(estimator)}.{hint}", path=path)
     kind = type(estimator)
     _check_importable(kind, path)
