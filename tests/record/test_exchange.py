@@ -78,6 +78,30 @@ def test_the_other_direction_stays_open_at_a_limit(make_market: MakeMarket) -> N
     assert result.trades["deal_amount"].tolist() == [5, -5, 5]
 
 
+def test_holdings_are_valued_at_the_price_of_the_sale_also_at_a_limit(make_market: MakeMarket) -> None:
+    """Only a suspended instrument, which has no such price, is valued at its last close, and left out if only those that
+    can be traded are asked for."""
+    session = make_market({
+        "UP": {"close": [10, 11], "open": [10, 10.8]}, "FREE": {"close": [10, 10.2], "open": [10, 10.1]},
+        "SUSPENDED": {"close": [10, nan], "open": [10, nan]},
+    })  # fmt: skip
+    values: list[float] = []
+
+    class Values(Plan):
+        def generate_trade_decision(self, execute_result: list[Any] | None = None) -> TradeDecisionWO:
+            start, end = self.trade_calendar.get_step_time()
+            for held in ({"UP": 1.0}, {"FREE": 1.0}, {"SUSPENDED": 1.0}):
+                for only in (False, True):
+                    value = self.trade_exchange.calculate_amount_position_value(held, start, end, only_tradable=only)
+                    values.append(value)
+            return TradeDecisionWO([], self)
+
+    days = days_of(2)
+    kwargs = {**FREE, "limit_threshold": 0.095, "deal_price": ("close", "open")}
+    run_backtest(Values({}), start_time=days[0], end_time=days[1], account=1, exchange_kwargs=kwargs, session=session)
+    assert values[6:] == pytest.approx([10.8, 0, 10.1, 10.1, 10, 0])
+
+
 @pytest.mark.parametrize(
     ("unit", "change"),
     [

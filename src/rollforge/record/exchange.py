@@ -352,12 +352,12 @@ class Exchange:
         close."""
         value = 0.0
         for code, amount in amount_dict.items():
-            if self.is_stock_tradable(code, start_time, end_time):
-                price = self.get_deal_price(code, start_time, end_time, direction)
-            elif only_tradable:
+            if only_tradable and not self.is_stock_tradable(code, start_time, end_time):
                 continue
-            else:
+            if self.check_stock_suspended(code, start_time, end_time):
                 price = self.get_close(code, self.start_time, end_time)
+            else:  # at a limit, too
+                price = self.get_deal_price(code, start_time, end_time, direction)
             value += amount * (price or 0.0)
         return value
 
