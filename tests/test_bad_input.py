@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 
@@ -222,6 +223,26 @@ def test_an_empty_universe_is_named(small_market: Path, tmp_path: Path) -> None:
     (folder / "instruments" / "late.txt").write_text("D0001\t2030-01-01\t2031-01-01\n")
     with pytest.raises(RollforgeError, match="has no data between"):
         features("late", ["$close"], session=session)
+
+
+def test_codes_without_data_on_the_days_have_no_rows(small_market: Path, tmp_path: Path) -> None:
+    """As in Qlib, so that a script can look at one code after another; a list with others has the rows of these."""
+    folder = copy_of(small_market, tmp_path)
+    session = Session(provider_uri=str(folder))
+    both = features(["D0001"], ["$close", "$open"], session=session)
+    for path in (folder / "features" / "d0001").glob("*.day.bin"):
+        values = np.fromfile(path, "<f4")
+        np.r_[values[0] + 100, values[101:]].astype("<f4").tofile(path)  # listed 100 days later
+    days = both.index.get_level_values("datetime")
+    none = features(["D0001"], ["$close", "$open"], days[0], days[20], session=session)
+    assert none.empty
+    assert (none.index.names, list(none.columns)) == (both.index.names, ["$close", "$open"])
+    assert (none.index.levels[1].dtype, set(none.dtypes)) == (both.index.levels[1].dtype, set(both.dtypes))
+    codes = [f"D{i:04}" for i in range(1, 9)]
+    some = features(codes, ["$close", "$open"], days[0], days[20], session=session)
+    pd.testing.assert_frame_equal(some, features(codes[1:], ["$close", "$open"], days[0], days[20], session=session))
+    with pytest.raises(RollforgeError, match="has no data between"):
+        features({"market": codes[:1], "filter_pipe": []}, ["$close"], days[0], days[20], session=session)
 
 
 @pytest.mark.parametrize(

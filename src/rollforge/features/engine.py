@@ -468,6 +468,11 @@ def features(
         Name of the calendar.
     session : Session, optional
         By default the current one.
+
+    Raises
+    ------
+    DataError
+        If a universe has no data between the days. For a list of codes the frame is empty, as in Qlib.
     """
     import pandas as pd
 
@@ -475,7 +480,14 @@ def features(
         raise DataError(f"fields must be a list of expressions such as ['$close'], found {fields!r}.")
     session = session or current_session()
     provider = session_provider(session, freq)
-    plan = FeaturePlan(provider, instruments, fields, start_time, end_time, freq, by_instrument=True)
+    try:
+        plan = FeaturePlan(provider, instruments, fields, start_time, end_time, freq, by_instrument=True)
+    except _NoRows:
+        if isinstance(instruments, (str, Mapping)):
+            raise
+        days = pd.DatetimeIndex([]).as_unit("ns")
+        none = pd.MultiIndex.from_arrays([pd.Index([], dtype=str), days], names=["instrument", "datetime"])
+        return pd.DataFrame(index=none, columns=[str(f) for f in fields], dtype=np.float32)
     out = np.empty((len(plan), len(plan.trees)), np.float32)
     plan.fill(out, threads=session.threads)
     index = pd.MultiIndex(
