@@ -275,6 +275,56 @@ def test_a_daily_stock_file_of_crsp(tmp_path: Path) -> None:
     np.testing.assert_allclose(found.to_numpy(), expected, rtol=1e-6)
 
 
+ROW_OF_A = {"date": "2024-01-02", "symbol": "A", "open": 10, "high": 12, "low": 9, "close": 11, "volume": 1000}
+
+
+@pytest.mark.parametrize("form", ["day files", "day files with days", "parts", "symbol=A", "date=2024-01-02"])
+def test_a_folder_of_files_that_are_not_named_by_instruments(form: str, tmp_path: Path) -> None:
+    """A file may have all instruments on a day, or a part of the table; what Spark and Polars put into the names of folders
+    is a column."""
+    table = pd.DataFrame(
+        [{**ROW_OF_A, "date": d, "symbol": s, "close": c} for s, d, c in (
+            ("A", "2024-01-02", 11), ("A", "2024-01-03", 12), ("B", "2024-01-02", 10), ("B", "2024-01-03", 9)
+        )]
+    )  # fmt: skip
+    folder = tmp_path / "files"
+    folder.mkdir()
+    if "=" in form:
+        table.to_parquet(folder, partition_cols=[form.partition("=")[0]])
+        assert (folder / form).is_dir()
+    elif form == "parts":
+        for i, (_, part) in enumerate(table.groupby("symbol")):
+            part.to_parquet(folder / f"part-{i:05}.parquet")
+    else:
+        for day, part in table.groupby("date"):
+            kept = part if form == "day files with days" else part.drop(columns="date")
+            kept.rename(columns={"symbol": "Name"}).to_csv(folder / f"{day}.csv", index=False)
+    summary = import_table(folder, tmp_path / "market")
+    assert (summary.instruments, summary.rows, str(summary.last)) == (2, 4, "2024-01-03")
+    rollforge.init(provider_uri=tmp_path / "market")
+    assert D.features(["A", "B"], ["$close"])["$close"].tolist() == [11, 12, 10, 9]
+    by_name = "of each row: by the name of its file or folder" in str(summary)
+    assert by_name == (form not in ("parts", "day files with days"))
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "expected"),
+    [
+        ("SH600000", "600000", "SH600000"), ("sh600000", "600000.SH", "SH600000"), ("000001", "1", "000001"),
+        ("AAPL", "AAPL.US", "AAPL"), ("part-0001", "AAPL", "AAPL"), ("apple", "AAPL", "AAPL"), ("brk-b", "BRK.B", "BRK-B"),
+        ("AAPL_daily", "AAPL", "AAPL"), ("AAPL", "", "AAPL"),
+    ],
+)  # fmt: skip
+def test_a_file_is_named_by_its_instrument_or_has_its_code(name: str, code: str, expected: str, tmp_path: Path) -> None:
+    """The name of the file may add the exchange; a name that has nothing to do with the code is not an instrument."""
+    (tmp_path / "files").mkdir()
+    row = ",".join(map(str, {**ROW_OF_A, "symbol": code}.values()))
+    (tmp_path / "files" / f"{name}.csv").write_text(",".join(ROW_OF_A) + f"\n{row}\n")
+    import_table(tmp_path / "files", tmp_path / "market")
+    (line,) = (tmp_path / "market" / "instruments" / "all.txt").read_text().splitlines()
+    assert line.split("\t")[0] == expected
+
+
 def test_a_header_of_other_columns_is_refused(tmp_path: Path) -> None:
     """A column that occurs twice is named, unless the header has tickers; so is a field that a ticker has twice."""
     rows = "2024-01-02,11,12\n2024-01-03,12,13\n"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from urllib.parse import unquote
 
 import pandas as pd
 
@@ -20,8 +22,8 @@ __all__ = [
     "column_names",
     "is_of_one",
     "is_translated",
+    "of_partition",
     "tidy",
-    "unused_code",
 ]
 
 CODE, DATE = "instrument", "datetime"
@@ -31,7 +33,7 @@ CODES = ("instrument", "symbol", "ticker", "code", "ts_code", "stock_code", "sec
           "sid", "tic", "permno", "gvkey", "isin", "cusip", "ric", "asset", "pair", "name")  # fmt: skip
 _SURE = 8  # the first ones, which are unambiguous
 DATES = ("datetime", "date", "trade_date", "tradedate", "trading_date", "trade_day", "day", "timestamp", "open_time",
-          "trade_time", "time")  # fmt: skip
+          "trade_time", "window_start", "time")  # fmt: skip
 _SAME = {"vol": "volume", "money": "amount", "close_last": "close", "datum": "date"}
 YAHOO_FIELDS = {"open", "high", "low", "close", "adj_close", "volume", "dividends", "stock_splits", "capital_gains"}
 """The fields of Yahoo's files."""
@@ -63,8 +65,8 @@ def column_names(
     file : path or str
         Source of the table, for messages.
     code : str, optional
-        The instrument that the file is named after, if it has only one. A column that the user chose takes precedence, and so
-        does one with several codes; any column, if the file is named by a day.
+        The name of the file, if it may be that of its only instrument. A column with several codes, or with another one, takes
+        precedence, and so does one that the user chose.
 
     Raises
     ------
@@ -80,9 +82,9 @@ def column_names(
     names = _pick(names, DATE, DATES, file)
     if {"permno", "prc"}.issubset(names.values()):  # CRSP has tickers, too, which change and are used again
         names = {c: CODE if n == "permno" else n for c, n in names.items()}
-    mine = _certain(names)
-    by_file = code is not None and CODE not in given.values() and not (mine and _is_day(code))
-    if by_file and (len(mine) != 1 or raw[mine[0]].nunique() < 2):
+    mine = [c for c, n in names.items() if n in CODES[:_SURE]]
+    by_file = code is not None and CODE not in given.values()
+    if by_file and (len(mine) != 1 or _is_named_by(raw[mine[0]], str(code))):
         names = {c: n for c, n in names.items() if c not in mine}
     else:
         names = _pick(names, CODE, CODES, file)
@@ -97,15 +99,37 @@ def column_names(
     return names
 
 
-def unused_code(raw: pd.DataFrame, given: Mapping[str, str]) -> tuple[str, str] | None:
-    """Return the only column of instruments and its only code, for a file that is named by another one; otherwise None."""
-    mine = _certain({c: given.get(str(c), tidy(c)) for c in raw.columns})
-    codes = {str(code).strip() for code in raw[mine[0]].dropna().unique()} if len(mine) == 1 else set()
-    return (str(mine[0]), codes.pop()) if len(codes) == 1 else None
+def _is_named_by(column: pd.Series, code: str) -> bool:
+    """Return whether a column of codes has the code by which a file is named, or none; either may lack the exchange.
+
+    ``sh600000.csv`` has the code 600000; ``part-0001.csv`` may have AAPL.
+    """
+    values = [value for value in column.dropna().unique() if str(value).strip()]
+    if len(values) != 1:
+        return not values
+    one, other = _words(str(values[0])), _words(code)
+    exchange = "".join([*(one - other).elements(), *(other - one).elements()])
+    return not exchange or (exchange.isalpha() and len(exchange) <= _EXCHANGE)
 
 
-def _certain(names: Mapping[object, str]) -> list[object]:
-    return [c for c, name in names.items() if name in CODES[:_SURE]]
+_EXCHANGE = 2
+"""The length of the codes of exchanges: SH, SZ, HK, US."""
+
+
+def _words(code: str) -> Counter[str]:
+    """Return the parts of a code in lower case; numbers without leading zeros, which some tables lose."""
+    return Counter(word.lstrip("0") for word in re.findall(r"[^\W\d_]+|[0-9]+", code.lower()))
+
+
+def of_partition(path: Path) -> dict[str, str]:
+    """Return the instrument and the day in the names of folders such as ``symbol=AAPL/date=2024-01-02``."""
+    found = {}
+    for part in path.parts[:-1]:
+        name, _, value = part.partition("=")
+        for meaning, usual in ((CODE, CODES), (DATE, DATES)):
+            if tidy(name) in usual:
+                found[meaning] = unquote(value)
+    return found
 
 
 def is_of_one(raw: pd.DataFrame, given: Mapping[str, str]) -> bool:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import codecs
 import dataclasses
 import os
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -18,7 +20,7 @@ from numpy.typing import NDArray
 from rollforge.dates import FIRST_DAY, LAST_DAY, DayColumn, clock, read_column
 from rollforge.errors import DataError, DataNotFound, counted, shown
 from rollforge.limits import LIMITS, check_parquet, open_unpacked
-from rollforge.market.columns import CODE, DATE, column_names, is_of_one, unused_code
+from rollforge.market.columns import CODE, DATE, DATES, column_names, is_of_one, of_partition, tidy
 from rollforge.market.frames import as_frame, reading
 from rollforge.market.layouts import (
     code_of,
@@ -34,7 +36,7 @@ from rollforge.paths import read_path
 
 __all__ = ["Table", "read_parquet", "read_table"]
 
-_KINDS = {".parquet": "parquet", ".pq": "parquet", ".csv": "csv", ".csv.gz": "csv", ".txt": "csv"}
+_KINDS = {".parquet": "parquet", ".pq": "parquet", ".csv": "csv", ".csv.gz": "csv", ".tsv": "csv", ".txt": "csv"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +54,6 @@ class Table:
     """Name -> source column, where they differ in more than case; ``file name`` if instruments are named by files."""
     named_by_file: bool = False
     """Whether the instrument of a single file is known only from the name of the file."""
-    unused: tuple[str, str] | None = None
-    """A column of instruments and its only code, if the file was taken for the instrument that it is named by."""
 
     def where(self, row: int) -> str:
         """Describe the location of row number `row` (from 0) in the source."""
@@ -119,37 +119,31 @@ class _Form:
 
 
 def _read_folder(folder: Path, form: _Form) -> Table:
+    """Return the table in files of one instrument each, of one day each, or of one part each."""
     files = sorted(p for p in folder.iterdir() if p.is_file() and _kind(p) and not p.name.startswith("."))
     files = [p for p in files if _suffix(p) != ".txt"] or files  # a text besides tables describes them
-    if not files:
+    parts = [] if files else sorted(p for p in folder.glob("*=*/**/*") if p.is_file() and _kind(p) == "parquet")
+    if not files and not parts:
         raise DataNotFound(f"There is no .parquet or .csv file in {folder}.")
+    by_day = all(_DAY.fullmatch(_stem(file)) for file in files)
     tables = []
-    for file in files:
-        table = _read_file(file, form, code=code_of(file.name[: -len(_suffix(file))]))
+    for file in [*files, *parts]:
+        known = of_partition(file.relative_to(folder)) if parts else {DATE: _stem(file)} if by_day else {}
+        table = _read_file(file, form, code=None if known or parts else code_of(_stem(file)), known=known)
         if table.frame.empty:
             raise DataError(f"{file} has no rows.")
         tables.append(table)
     frame = pd.concat([t.frame for t in tables], ignore_index=True)
-    notes = tuple(dict.fromkeys([*(n for t in tables for n in t.notes), *_same_code(tables)]))
+    notes = tuple(dict.fromkeys(n for t in tables for n in t.notes))
     sources = {name: source for t in tables for name, source in t.sources.items()}
     return Table(frame, folder, np.concatenate([t.seconds for t in tables]), None, notes, sources)
 
 
-def _same_code(tables: Sequence[Table]) -> list[str]:
-    """Report that several files are taken for instruments of their own, although they have the same code in a column."""
-    seen: dict[tuple[str, str], Table] = {}
-    for table in tables:
-        if table.unused is None:
-            continue
-        other = seen.setdefault(table.unused, table)
-        codes = [one.frame[CODE].iloc[0] for one in (other, table)]
-        if codes[0] != codes[1]:
-            column, code = table.unused
-            return [
-                f"the files are taken for the instruments that they are named by, such as {codes[0]} and {codes[1]}, although "
-                f"{shown(column)} is {shown(code)} in both. If the column is right, add --column '{column}={CODE}'"
-            ]
-    return []
+_DAY = re.compile(r"[12][0-9]{3}(-?)[01][0-9]\1[0-3][0-9]")
+
+
+def _stem(file: Path) -> str:
+    return file.name[: -len(_suffix(file))]
 
 
 def _suffix(file: Path) -> str:
@@ -161,15 +155,30 @@ def _kind(file: Path) -> str:
     return _KINDS.get(_suffix(file), "")
 
 
-def _read_file(file: Path, form: _Form, *, code: str | None) -> Table:
+def _read_file(file: Path, form: _Form, *, code: str | None, known: Mapping[str, str] = MappingProxyType({})) -> Table:
+    """Return the table in a file.
+
+    Parameters
+    ----------
+    file : path
+        The file.
+    form : _Form
+        The user's options.
+    code : str, optional
+        The name of the file, if it may be that of its only instrument.
+    known : mapping
+        The instrument or the day of all rows, by the name of the file or of its folder, if it has no such column.
+    """
     kind = _kind(file)
     if not kind:
-        raise DataError(f"{file} is not a .parquet, .csv or .txt file.")
+        raise DataError(f"{file} is not a .parquet, .csv, .tsv or .txt file.")
     if kind == "parquet":
-        return _tidied(read_parquet(file), form, file, code=code)
+        raw, notes = _with_known(read_parquet(file), known, form)
+        table = _tidied(raw, form, file, code=code)
+        return dataclasses.replace(table, notes=(*notes, *table.notes))
     form, notes = _recognized(file, form)
     if code is None and form.klines:
-        code = code_of(file.name[: -len(_suffix(file))])
+        code = code_of(_stem(file))
     raw, separator = _read_csv(file, form)
     first_line: int | None = 2 if form.names is None else 1
     named_by_file = False
@@ -177,11 +186,20 @@ def _read_file(file: Path, form: _Form, *, code: str | None) -> Table:
     if stacked is not None:
         raw, first_line, code = stacked, None, None
         notes.append("the first three lines are a header of fields, tickers and the name of the days")
-    elif named_by_file := code is None and is_of_one(raw, form.columns):
-        code = code_of(file.name[: -len(_suffix(file))]).upper()
+    elif named_by_file := code is None and not known and is_of_one(raw, form.columns):
+        code = code_of(_stem(file)).upper()
         notes.append(f"there is no column of instruments; all rows are of {shown(code)}, by the name of the file")
+    raw, more = _with_known(raw, known, form)
     table = _tidied(raw, form, file, code=code, first_line=first_line, semicolons=separator == ";")
-    return dataclasses.replace(table, notes=(*notes, *table.notes), named_by_file=named_by_file)
+    return dataclasses.replace(table, notes=(*notes, *more, *table.notes), named_by_file=named_by_file)
+
+
+def _with_known(raw: pd.DataFrame, known: Mapping[str, str], form: _Form) -> tuple[pd.DataFrame, list[str]]:
+    """Return a table with the instrument or the day that is known of all of its rows, and a note about it."""
+    names = {form.columns.get(str(c), tidy(c)) for c in raw.columns}
+    added = {m: v for m, v in known.items() if m not in names and (m != DATE or names.isdisjoint(DATES))}
+    note = f"{' and '.join(added)} of each row: by the name of its file or folder"
+    return raw.assign(**added), [note] if added else []
 
 
 def _recognized(file: Path, form: _Form) -> tuple[_Form, list[str]]:
@@ -214,7 +232,6 @@ def _tidied(
 ) -> Table:
     """Return a raw table with normalized column names and parsed values."""
     names = column_names(raw, form.columns, file, code=code)
-    unused = unused_code(raw, form.columns) if code is not None and CODE not in names.values() else None
     chosen = raw[list(names)]
     if not chosen.columns.is_unique:
         twice = chosen.columns[chosen.columns.duplicated()][0]
@@ -243,7 +260,7 @@ def _tidied(
     }
     if code is not None and CODE not in sources:
         renamed[CODE] = "the name of the file"
-    return Table(pd.DataFrame(made), file, days.seconds, first_line, tuple(notes), renamed, unused=unused)
+    return Table(pd.DataFrame(made), file, days.seconds, first_line, tuple(notes), renamed)
 
 
 def _read_csv(file: Path, form: _Form) -> tuple[pd.DataFrame, str]:
