@@ -180,8 +180,9 @@ def test_problems_of_coverage_are_named(windows: list[ExpectedWindow], found: di
     """
     coverage = check_coverage(windows, CALENDAR, found)
     assert any(note in n for n in coverage.notes)
-    with pytest.raises(CoverageError, match="--allow-gaps"):
+    with pytest.raises(CoverageError, match="--allow-gaps") as said:
         coverage.raise_if_incomplete()
+    assert ("reset-status waiting" in str(said.value)) is ("is done but" in note), "it is not trained again by a run"
 
 
 def test_whole_windows_are_complete_and_models_may_overlap() -> None:

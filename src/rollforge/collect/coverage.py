@@ -34,6 +34,9 @@ class ExpectedWindow:
     """Name of its model. Windows of different models are expected to test the same days."""
 
 
+_NO_PREDICTION = " is done but has no prediction"
+
+
 @dataclass(frozen=True, slots=True)
 class Coverage:
     """The problems of a result."""
@@ -58,9 +61,15 @@ class Coverage:
         """
         if self.notes:
             listed = "\n  ".join(self.notes)
+            # A run trains only what is not done, so running the workflow again would end here again.
+            again = (
+                " A window is done without a prediction if its records have no SignalRecord, or if the artifacts of its run "
+                "are gone: 'rollforge pool -t POOL reset-status waiting' has the tasks trained again."
+            )
             raise CoverageError(
                 f"The windows do not form a complete out-of-sample result:\n  {listed}\nRun the missing ones, or "
                 "accept the gaps with --allow-gaps or coverage='allow_gaps'."
+                + (again if any(note.endswith(_NO_PREDICTION) for note in self.notes) else "")
             )
 
 
@@ -214,7 +223,7 @@ def _untested_run(
 
 def _holes(window: ExpectedWindow, calendar: Days, days: Days) -> list[str]:
     if not len(days):
-        return [f"{window.key} is done but has no prediction"]
+        return [window.key + _NO_PREDICTION]
     wanted = calendar[_within(calendar, window.start, window.end)]
     missing = np.setdiff1d(wanted, days)
     notes = []
