@@ -283,3 +283,17 @@ def test_output_of_other_code_goes_to_standard_error(capfd: pytest.CaptureFixtur
     out, err = capfd.readouterr()
     assert out.split() == ["[1]", "[2]"]
     assert sorted(err.split()) == ["Python", "child", "library"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
+@pytest.mark.parametrize("words", [["schema"], ["--help"]])
+def test_output_to_a_full_disk(words: list[str]) -> None:
+    """The command ends with one message instead of a traceback."""
+    with open("/dev/full", "w") as full:
+        ended = subprocess.run(
+            [sys.executable, "-m", "rollforge", *words], stdout=full, stderr=subprocess.PIPE, text=True, timeout=120
+        )
+    assert (ended.returncode, ended.stderr) == (
+        1,
+        "rollforge: The output cannot be written: No space left on device. Make room, then run the same command again.\n",
+    )

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from rollforge.check.market_copy import Change, write_copy
 from rollforge.errors import DataError, DataNotFound
 from rollforge.market.append import append_table
 from rollforge.market.content import DataContent, mark_of_days, marks_of_days, read_content
 from rollforge.market.folder_writer import write_folder
 from rollforge.market.importer import import_table
+from rollforge.market.provider import open_provider
 from rollforge.session import Session
 
 DAYS = np.array(["2019-12-30", "2019-12-31", "2020-01-02", "2020-01-03"], "datetime64[D]")
@@ -32,6 +35,15 @@ def make(folder: Path, days: int = 4, codes: str = "AB", **changed: float) -> Pa
     return folder
 
 
+def with_foreign_names(folder: Path) -> Path:
+    """Add an instrument, a field and a universe whose names are not UTF-8, as an archive of another system has them."""
+    (other := folder / "features" / os.fsdecode(b"b\xe4r")).mkdir()
+    for place, name in ((other, b"close.day.bin"), (folder / "features" / "a", b"pr\xe9mium.day.bin")):
+        shutil.copy(folder / "features" / "a" / "close.day.bin", place / os.fsdecode(name))
+    shutil.copy(folder / "instruments" / "all.txt", folder / "instruments" / os.fsdecode(b"f\xfcnfzig.txt"))
+    return folder
+
+
 def change(folder: Path, code: str, day: int) -> Path:
     """Change a price on one day without changing the file's size and time."""
     file = folder / "features" / code / "close.day.bin"
@@ -46,6 +58,20 @@ def change(folder: Path, code: str, day: int) -> Path:
 @pytest.fixture
 def wanted(tmp_path: Path) -> DataContent:
     return read_content(make(tmp_path / "wanted"))
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="file names on macOS are always text")
+def test_names_that_are_no_text_are_not_content(wanted: DataContent, tmp_path: Path) -> None:
+    """No workflow can name them, and they are no reason to fail."""
+    folder = with_foreign_names(make(tmp_path / "foreign"))
+    assert read_content(folder) == wanted
+    provider = open_provider(folder)
+    assert provider.markets() == ["all"]
+    with_file = provider.fingerprint()
+    (folder / "instruments" / os.fsdecode(b"f\xfcnfzig.txt")).unlink()
+    assert open_provider(shutil.copytree(folder, tmp_path / "less")).fingerprint() != with_file
+    write_copy(provider, tmp_path / "copy", Change(DAYS[1], 0))
+    assert sorted(path.name for path in (tmp_path / "copy" / "features").iterdir()) == ["a", "b"]
 
 
 def test_a_copy_has_the_same_content(wanted: DataContent, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from rollforge.dates import read_day, stop_position
 from rollforge.errors import DataError, DateError
-from rollforge.market.folder_files import folder_name, read_lines
+from rollforge.market.folder_files import folder_name, is_text, read_lines
 from rollforge.market.provider import Provider
 
 __all__ = ["TURNS", "Change", "choose_instruments", "write_copy"]
@@ -89,7 +89,7 @@ def write_copy(
     copied = [
         folder
         for folder in sorted(os.listdir(source.path / "features"))
-        if (folders is None or folder in folders) and (source.path / "features" / folder).is_dir()
+        if (folders is None or folder in folders) and is_text(folder) and (source.path / "features" / folder).is_dir()
     ]
     leaving = {
         folder
@@ -110,6 +110,8 @@ def write_copy(
         (target / "features" / folder).mkdir()
         _link_others(source.path / "features" / folder, target / "features" / folder)
         for file in sorted((source.path / "features" / folder).glob("*.bin")):
+            if not is_text(file.name):
+                continue
             block = np.fromfile(file, "<f4")
             stop = stops.get(file.name.split(".")[-2])
             if change is not None and stop is not None and len(block):

@@ -21,6 +21,7 @@ from rollforge.errors import BuildError, RollforgeError
 from rollforge.generate.checks import CheckResult
 from rollforge.generate.task_view import TaskView
 from rollforge.generate.timeline import Window
+from rollforge.market.folder_files import is_text
 from rollforge.market.provider import Provider
 from rollforge.market.universe import resolve_instruments, session_provider
 from rollforge.plan import Plan
@@ -104,7 +105,8 @@ class Measurement:
     def restrict(self, cases: Sequence[Case]) -> None:
         """Choose the instruments."""
         session = self.plan.workflow.session
-        every = [f.name.upper() for f in sorted((self.source.path / "features").iterdir()) if f.is_dir()]
+        folders = sorted((self.source.path / "features").iterdir())
+        every = [f.name.upper() for f in folders if is_text(f.name) and f.is_dir()]
         with using(session):
             members = _members(self.source, TaskData(cases[0].task, session).handler, every)
         spans = [(s.start, s.end) for case in cases for s in case.window.segments.values()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -91,8 +92,23 @@ def guarded(command: Callable[[], object]) -> None:
         )
         sys.exit(Exit.INTERRUPTED)
     except BrokenPipeError:  # the reader of the output has exited, as in `rollforge … | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         sys.exit(Exit.BROKEN_PIPE)
     except Exception as exc:  # noqa: BLE001 - Python would print it as it is
-        show_exception(exc)
+        if isinstance(exc, OSError) and exc.errno in _FULL:
+            _drop_output()
+            where = "The output" if exc.filename is None else repr(exc.filename)
+            echo_error(
+                f"rollforge: {where} cannot be written: {exc.strerror}. Make room, then run the same command again."
+            )
+        else:
+            show_exception(exc)
         sys.exit(Exit.FAILED)
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def _drop_output() -> None:
+    """Send what is still in the buffers of standard output to nowhere, so that the end of the program is no error again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

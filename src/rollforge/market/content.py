@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from rollforge.dates import DayLike, Times, has_times
 from rollforge.errors import DataError, counted, first_few
 from rollforge.market.extract import content_name
-from rollforge.market.folder_files import folder_name, read_lines, read_member
+from rollforge.market.folder_files import folder_name, is_text, read_lines, read_member
 from rollforge.market.provider import Provider, open_provider
 from rollforge.session import Session
 
@@ -388,7 +388,7 @@ def _series(provider: Provider) -> Iterator[tuple[str, Iterator[tuple[str, bytes
 
 def _series_of(provider: Provider, code: str, suffix: str) -> Iterator[tuple[str, bytes]]:
     folder = provider.location() / "features" / code
-    for name in sorted(f for f in os.listdir(folder) if f.endswith(suffix)):
+    for name in sorted(f for f in os.listdir(folder) if f.endswith(suffix) and is_text(f)):
         series = provider.cut(code, (folder / name).read_bytes())
         if provider.until is None or len(series) > 4:
             yield name, series
@@ -413,4 +413,4 @@ def _first_place(series: bytes) -> int:
 
 def _folders(provider: Provider) -> list[str]:
     root = provider.values_folder(provider.location())
-    return [e.name for e in os.scandir(root) if e.is_dir()] if root.is_dir() else []
+    return [e.name for e in os.scandir(root) if is_text(e.name) and e.is_dir()] if root.is_dir() else []

@@ -28,6 +28,7 @@ __all__ = [
     "first_day",
     "folder_name",
     "is_one_name",
+    "is_text",
     "last_value",
     "read_calendar",
     "read_lines",
@@ -58,6 +59,22 @@ def folder_name(code: str) -> str:
     """
     name = code.lower()
     return f"{_PREFIX}{name}" if name in RESERVED else name
+
+
+def is_text(name: str) -> bool:
+    """Return whether the name of a file is text. A name in another encoding than UTF-8 belongs to no instrument, field or
+    universe, as a workflow cannot contain it.
+
+    Examples
+    --------
+    >>> is_text("北京"), is_text(b"b\\xe4r".decode("utf-8", "surrogateescape"))
+    (True, False)
+    """
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def series_file(root: Path, code: str, name: str, freq: str) -> str:

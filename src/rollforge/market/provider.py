@@ -41,6 +41,7 @@ from rollforge.market.folder_files import (
     first_day,
     folder_name,
     is_one_name,
+    is_text,
     last_value,
     read_calendar,
     read_market,
@@ -243,7 +244,7 @@ class Provider:
 
     def markets(self) -> list[str]:
         """Return the names of the universes."""
-        return sorted(p.stem for p in (self.location() / "instruments").glob("*.txt"))
+        return sorted(p.stem for p in (self.location() / "instruments").glob("*.txt") if is_text(p.name))
 
     def instruments(self, market: str) -> dict[str, list[Span]]:
         """Return the members of a universe with their periods of membership (first, last), sorted by code.
@@ -563,18 +564,18 @@ def _calendar_files(place: Path) -> dict[str, Path]:
 
 
 def _feature_folders(root: Path) -> list[str]:
-    return [e.path for e in os.scandir(root) if e.is_dir()] if root.is_dir() else []
+    return [e.path for e in os.scandir(root) if is_text(e.name) and e.is_dir()] if root.is_dir() else []
 
 
 def _fingerprint_of(place: Path) -> str:
     mark = hashlib.sha256()
     for folder in ("calendars", "instruments"):
         for file in sorted((place / folder).glob("*.txt")):
-            mark.update(file.name.encode() + b":" + read_bytes(file, LIMITS["text_file_size"], error=DataError))
+            mark.update(os.fsencode(file.name) + b":" + read_bytes(file, LIMITS["text_file_size"], error=DataError))
     for folder_path in sorted(_feature_folders(place / "features")):
         with os.scandir(folder_path) as entries:
             listed = sorted((e.name, e.stat().st_size, e.stat().st_mtime_ns) for e in entries)
-        mark.update(f"{os.path.basename(folder_path)}:{listed}".encode())
+        mark.update(os.fsencode(os.path.basename(folder_path)) + f":{listed}".encode())
     return mark.hexdigest()[:16]
 
 
