@@ -1556,6 +1556,17 @@ def test_a_failed_window_names_its_cause(session: Session) -> None:
     assert any("failed" in warning for warning in result.warnings)
 
 
+def test_a_later_window_that_is_too_short_is_described(session: Session) -> None:
+    """The message names the segment by its argument, and its days, which the table may lack in part."""
+    frame = table(list("AB"))
+    days = frame.index.get_level_values(0)
+    frame = frame[(days < "2020-06-01") | days.isin(pd.date_range("2020-06-05", periods=50, freq="W-FRI"))]
+    with pytest.raises(
+        SegmentError, match=r"^train: nothing is left .*: all days from 2020-06-05 to 2020-06-12 are too close"
+    ):
+        run(Ridge(), frame, session, train="14D", step="week", horizon=2)
+
+
 def test_the_figures_have_the_ic_of_each_day(session: Session) -> None:
     result = run(Ridge(), table(list("ABCDEF")), session)
     figure = result.plot.ic()

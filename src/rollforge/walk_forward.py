@@ -812,7 +812,9 @@ def _plan(
     try:
         return make_plan(workflow)
     except ConfigError as exc:  # the file is not the user's
-        said = re.sub(r"^line \d+: ", "", str(exc).removeprefix(f"{file}, ")).removeprefix("generate.0.CalendarGen.")
+        said = re.sub(r"^line \d+: ", "", str(exc).removeprefix(f"{file}, "))
+        for part in ("generate.0.CalendarGen.", "task.dataset.kwargs.segments."):
+            said = said.removeprefix(part)
         raise type(exc)(said) from exc
 
 

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 
 from rollforge.arguments import whole_number
 from rollforge.build import locate
-from rollforge.dates import DayLike, end_of, read_bound, read_timestamp, start_of
+from rollforge.dates import DayLike, end_of, read_bound, read_timestamp, show_time, start_of
 from rollforge.errors import RollforgeError, SegmentError, nearest, shown
 from rollforge.features.dataset import DatasetH
 from rollforge.frequency import frequency
@@ -115,7 +115,12 @@ def truncated_segments(
         raise SegmentError(f"trunc_days={trunc_days!r}: {exc}", path=PATH) from exc
     for name, (start, end) in cut.items():
         if start is not None and end is not None and start > end:
-            raise SegmentError(f"nothing is left after truncation by {trunc_days!r}.", path=f"{PATH}.{name}")
+            first, last = (show_time(read_bound(day)) for day in (start, segments[name][1]))
+            raise SegmentError(
+                f"nothing is left after truncation by {trunc_days!r}: all days from {first} to {last} are too close to the next "
+                "segment. Make the segment longer.",
+                path=f"{PATH}.{name}",
+            )
     return cut
 
 
