@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import datetime
+import importlib
 import json
 import os
 import pickle
@@ -1192,6 +1193,32 @@ def test_a_class_defined_on_the_spot_is_not_changed(
     monkeypatch.setitem(globals(), "scaled", lambda rows: np.full(rows, 4.0))
     assert run(estimator, frame, session).prediction.unique() == 4.0
     assert Mine().predict(frame)[0] == 4.0
+
+
+def test_the_code_of_a_module_is_part_of_a_call(
+    session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same call trains nothing again; one after a function was edited that a class of the module calls does."""
+    (tmp_path / "edited_code.py").write_text("def value():\n    return 2.0\n")
+    (tmp_path / "edited_model.py").write_text(
+        "import numpy as np\nimport edited_code\nfrom sklearn.base import BaseEstimator, RegressorMixin\n"
+        "class Own(RegressorMixin, BaseEstimator):\n"
+        "    def fit(self, x, y):\n        self.fitted_ = True\n        return self\n"
+        "    def predict(self, x):\n        return np.full(len(x), edited_code.value())\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    module = importlib.import_module("edited_model")
+    for name in (
+        "edited_model",
+        "edited_code",
+    ):  # imported by importlib, which does not know that they end with the test
+        monkeypatch.setitem(sys.modules, name, sys.modules[name])
+    estimator, frame = make_pipeline(MinMaxScaler(), module.Own()), table(list("AB"))
+    first, again = run(estimator, frame, session), run(estimator, frame, session)
+    assert again.experiment_name == first.experiment_name
+    monkeypatch.setattr(module.edited_code, "value", eval("lambda: 3.0"))
+    assert run(estimator, frame, session).prediction.unique() == 3.0
+    assert first.prediction.unique() == 2.0
 
 
 CELLS = [

@@ -22,7 +22,7 @@ from types import CodeType, FunctionType, MethodType, ModuleType
 
 import numpy as np
 
-__all__ = ["code_files", "code_mark", "code_version", "panel_libraries"]
+__all__ = ["code_files", "code_mark", "code_version", "is_own_code", "panel_libraries"]
 
 _HERE = Path(__file__).parent
 _DECIDES = ("market", "expressions", "features", "code_marks.py", "dates.py", "frequency.py")
@@ -77,6 +77,12 @@ def code_mark(*parts: object, opaque: bool = False) -> str:
         Rollforge's code like the user's.
     """
     return hashlib.sha256(repr(_Description(opaque=opaque).of(list(parts))).encode()).hexdigest()[:16]
+
+
+def is_own_code(thing: type | FunctionType) -> bool:
+    """Return whether a class or function is the user's own: neither Rollforge's, nor from Python or an installed package."""
+    module = thing.__module__ or ""
+    return module.partition(".")[0] != "rollforge" and _is_own(module, _file_of(module))
 
 
 class _Description:

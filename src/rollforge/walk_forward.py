@@ -58,6 +58,7 @@ from rollforge.models.sklearn import (
     keep_estimator,
     lacks_probabilities,
     needs_valid,
+    own_code,
 )
 from rollforge.session import Session, current_session, home
 from rollforge.task import Document, digest, to_plain
@@ -268,7 +269,7 @@ def walk_forward(
             )
             for target in targets
         }
-        plan = _plan(templates, windows, frame_session(folder, session), experiment_name, described.name)
+        plan = _plan(templates, windows, frame_session(folder, session), experiment_name, described)
         pipeline.submit(plan)
         with _without_main():
             pipeline.train(
@@ -421,6 +422,8 @@ class _Described:
     name: str
     classifies: bool = False
     ranks: bool = False
+    code: str = ""
+    """A hash of the code of the user's own classes and functions in it; empty if there are none."""
 
     def of(self, classes: Sequence[Any] | None) -> dict[str, Any]:
         """Return the description for a label with these classes."""
@@ -444,7 +447,7 @@ def _describe(estimator: object, weight: object) -> _Described:
     name = type(estimator).__name__
     if isinstance(estimator, Model):
         try:
-            return _Described(describe_model(estimator), name)
+            return _Described(describe_model(estimator), name, code=own_code(estimator))
         except DefinedOnTheSpot:  # a class of a notebook or script
             return _Described(keep_model(estimator, _frames()), name)
         except NotInModule as exc:
@@ -455,12 +458,13 @@ def _describe(estimator: object, weight: object) -> _Described:
             ) from exc
     try:
         kwargs: dict[str, Any] = {"estimator": describe_estimator(estimator)}
+        code = own_code(estimator)
     except NotInModule:  # a class of a notebook or script
-        kwargs = {"estimator": _kept(estimator)}
+        kwargs, code = {"estimator": _kept(estimator)}, ""
     if weight is not None:
         kwargs["weight_group"] = "weight"
     model = {"class": "SklearnModel", "module_path": "rollforge.models", "kwargs": kwargs}
-    return _Described(model, name, is_classifier(estimator), is_ranker(estimator))
+    return _Described(model, name, is_classifier(estimator), is_ranker(estimator), code)
 
 
 def _kept(estimator: object) -> dict[str, Any]:
@@ -784,7 +788,7 @@ def _plan(
     windows: Document,
     session: Session,
     experiment_name: str | None,
-    name: str,
+    described: _Described,
 ) -> Plan:
     """Return the plan of a workflow of these models' tasks, which is also written as a file."""
     from rollforge.plan import make_plan
@@ -798,7 +802,8 @@ def _plan(
         }
     if experiment_name is None:
         tasks = {"task": template} if len(templates) == 1 else {"models": dict(templates)}
-        experiment_name = f"{name}-{digest({**tasks, 'windows': dict(windows)})[:8]}"
+        code = {"code": described.code} if described.code else {}  # the tasks do not change with the code of a module
+        experiment_name = f"{described.name}-{digest({**tasks, 'windows': dict(windows), **code})[:8]}"
     file = _frames() / f"{digest({'document': document})[:24]}.yaml"
     file.write_text(yaml.safe_dump(document, sort_keys=False, allow_unicode=True), encoding="utf-8")
     workflow = load_workflow(file, experiment_name=experiment_name)

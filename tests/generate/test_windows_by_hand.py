@@ -520,7 +520,7 @@ def test_a_segment_shorter_than_the_look_ahead() -> None:
     """The label looks ahead further than the last segment before the test is long."""
     short = task({"label": ["Ref($close, -4)/$close - 1"]}, train=january(5, 5), test=january(8, 11))
     with pytest.raises(
-        SegmentError, match="train: nothing is left .* 'auto': all days from 2024-01-05 to 2024-01-05 are"
+        SegmentError, match=r"train: nothing is left .* 'auto': all days from 2024-01-05 to 2024-01-05 are"
     ):
         RollingGen(3, trunc_days="auto", calendar=DAYS).generate(short)
 

@@ -113,7 +113,8 @@ def test_files_that_are_named_by_days(tmp_path: Path) -> None:
 
 
 def test_files_whose_names_differ_from_their_instrument(tmp_path: Path) -> None:
-    """Files named by parts belong to one instrument. Two files that may name an exchange are not, unless the user chooses the column."""
+    """Files named by parts belong to one instrument. Two files that may name an exchange are not, unless the user chooses
+    the column."""
     table = _table().query("symbol == 'A'")
     for part, rows in {"A_1": table[:2], "A_2": table[2:]}.items():
         rows.to_csv(tmp_path / f"{part}.csv", index=False)

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from rollforge import safe_pickle, trust
 from rollforge.build import build, constructor_arguments, describe
-from rollforge.code_marks import code_mark
+from rollforge.code_marks import code_mark, is_own_code
 from rollforge.errors import (
     CodeNotAllowed,
     ConfigError,
@@ -916,6 +916,17 @@ class NotInModule(ConfigError):
 
 class DefinedOnTheSpot(NotInModule):
     """A class or function is defined in a notebook, in a script or inside a function."""
+
+
+def own_code(model: object) -> str:
+    """Return a hash of the code of the user's own classes and functions in an estimator or model that are in modules.
+
+    It is empty if there are none, as in an estimator of an installed package.
+    """
+    parts = _parts(cast("Estimator", model)) if isinstance(model, HasParameters) else [model, *vars(model).values()]
+    things = [one if isinstance(one, (type, FunctionType)) else type(one) for one in parts]
+    own = list(filter(is_own_code, dict.fromkeys(things)))
+    return code_mark(*own, opaque=True) if own else ""
 
 
 def _check_importable(thing: type | FunctionType, path: str) -> None:
