@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from rollforge.arguments import fetch_arguments, whole_number
 from rollforge.build import build
-from rollforge.dates import read_day
+from rollforge.dates import end_of, read_day, start_of
 from rollforge.errors import DataError, DateError, SegmentError, nearest
 from rollforge.features.handler import DataHandler, DataHandlerLP
 from rollforge.features.row_purge import Border, Interval, label_rows, rows_after, rows_before
@@ -296,6 +296,18 @@ class DatasetH(Dataset):
                 path="task.dataset.kwargs.segments",
             )
         return segment
+
+    @staticmethod
+    def get_min_time(segments: Mapping[str, Sequence[Any]]) -> Any:
+        """Return the earliest start of some segments; None if one has no start."""
+        starts = [segment[0] for segment in segments.values()]
+        return None if None in starts else min(starts, key=start_of)
+
+    @staticmethod
+    def get_max_time(segments: Mapping[str, Sequence[Any]]) -> Any:
+        """Return the latest end of some segments; None if one has no end."""
+        ends = [segment[1] for segment in segments.values()]
+        return None if None in ends else max(ends, key=end_of)
 
     def explain_missing(
         self,
