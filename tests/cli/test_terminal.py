@@ -10,6 +10,7 @@ import os
 import pty
 import re
 import select
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -297,3 +298,18 @@ def test_output_to_a_full_disk(words: list[str]) -> None:
         1,
         "rollforge: The output cannot be written: No space left on device. Make room, then run the same command again.\n",
     )
+
+
+def test_ctrl_c_before_the_command_has_started(tmp_path: Path) -> None:
+    """While its modules are imported, which takes half a second, it ends as programs usually do, without a traceback."""
+    (tmp_path / "typer.py").write_text("import sys, time\nprint('importing', flush=True)\ntime.sleep(100)\n")
+    begun = subprocess.Popen(
+        [sys.executable, "-m", "rollforge", "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
+    )  # fmt: skip
+    with begun:
+        assert begun.stdout is not None
+        assert begun.stdout.readline() == "importing\n"
+        begun.send_signal(signal.SIGINT)
+        assert begun.communicate(timeout=60)[1] == ""
+    assert begun.returncode == -signal.SIGINT
