@@ -116,6 +116,24 @@ def test_the_headline_is_right(names: int, ties: bool, gaps: bool, horizon: int)
     assert texts_by_name(headline_figures(shuffled.headline)) == shown
 
 
+@pytest.mark.parametrize(
+    ("missing", "text"),
+    [
+        ([], "420 (60 days, 7 instruments)"),
+        ([3], "419 (60 days, 7 instruments); 1 row has no score"),
+        ([0, 7, 8], "417 (60 days, 7 instruments); 3 rows have no score"),
+    ],
+)
+def test_rows_without_a_score_are_no_predictions(missing: list[int], text: str) -> None:
+    """A model may have no score for an instrument, or an infinite one."""
+    prediction, label = market(7, 60, 1)
+    prediction.iloc[missing] = np.nan
+    prediction.iloc[missing[1:2]] = np.inf
+    headline = summary_of(prediction, label, 1).headline
+    assert texts_by_name(headline_figures(headline))["predictions"] == text
+    assert (headline.rows, headline.unscored) == (420, len(missing))
+
+
 def test_the_quantile_table_is_right() -> None:
     """Mean label, annual return, excess over the mean of all instruments, Sharpe ratio and share of days, for each
     fifth.

@@ -63,8 +63,9 @@ class Coverage:
             listed = "\n  ".join(self.notes)
             # A run trains only what is not done, so running the workflow again would end here again.
             again = (
-                " A window is done without a prediction if its records have no SignalRecord, or if the artifacts of its run "
-                "are gone: 'rollforge pool -t POOL reset-status waiting' has the tasks trained again."
+                " A window that is done has no prediction if all of its scores are missing, if its records have no "
+                "SignalRecord, or if the artifacts of its run were deleted; after the cause was mended, "
+                "'rollforge pool -t POOL reset-status waiting' has its tasks trained again."
             )
             raise CoverageError(
                 f"The windows do not form a complete out-of-sample result:\n  {listed}\nRun the missing ones, or "

@@ -36,6 +36,13 @@ class HeadlineFigure:
     """Whether it measures the quality of the prediction rather than its size."""
 
 
+def _predictions(headline: Headline) -> str:
+    scored = headline.rows - headline.unscored
+    text = f"{scored:,} ({counted(headline.days, headline.period)}, {headline.instruments:,} instruments)"
+    has = "has" if headline.unscored == 1 else "have"
+    return f"{text}; {counted(headline.unscored, 'row')} {has} no score" if headline.unscored else text
+
+
 def headline_figures(headline: Headline) -> list[HeadlineFigure]:
     """Return the headline figures, first those of size, then those of quality; undefined figures are omitted."""
     size_figures = [HeadlineFigure("windows", _statuses(headline))]
@@ -47,12 +54,7 @@ def headline_figures(headline: Headline) -> list[HeadlineFigure]:
         size_figures.append(HeadlineFigure("ensemble", ensembles_text(other)))
     if headline.rows:
         size_figures.append(HeadlineFigure("out of sample", f"{headline.first_day} to {headline.last_day}"))
-        size_figures.append(
-            HeadlineFigure(
-                "predictions",
-                f"{headline.rows:,} ({counted(headline.days, headline.period)}, {headline.instruments:,} instruments)",
-            )
-        )
+        size_figures.append(HeadlineFigure("predictions", _predictions(headline)))
     if headline.ic_days:
         days = (
             f"{headline.ic_days:,} of {counted(headline.days, headline.period)}, {headline.first_evaluated} to "

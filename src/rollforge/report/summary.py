@@ -63,6 +63,8 @@ class Headline:
     task_seconds: float
     fit_seconds: float
     rows: int = 0
+    unscored: int = 0
+    """Number of the rows whose score is missing or infinite."""
     days: int = 0
     instruments: int = 0
     first_day: str = ""
@@ -418,6 +420,7 @@ def _extent(headline: Headline, scores: pd.Series) -> Headline:
     return replace(
         headline,
         rows=len(scores),
+        unscored=len(scores) - int(np.isfinite(scores.to_numpy(np.float64)).sum()),
         days=len(days),
         instruments=int(scores.index.get_level_values("instrument").nunique()),
         first_day=show_time(days.min()),
