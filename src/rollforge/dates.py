@@ -461,16 +461,20 @@ class DayColumn(NamedTuple):
     reason: dict[int, str]
     """Row -> reason why its value is not a day."""
     year_last: str = ""
-    """``day first`` or ``month first``, if the column has the year last and some of its values determine the order."""
+    """``day first`` or ``month first``, if the column has the year last and its order is known; else empty."""
+    unordered: bool = False
+    """Whether the column has the year last, and its order is not known."""
 
 
-def read_column(values: pd.Series | Sequence[Any]) -> DayColumn:
+def read_column(values: pd.Series | Sequence[Any], *, year_last: str = "") -> DayColumn:
     """Return the days of a column, which can also count seconds, milli-, micro- or nanoseconds since 1970.
 
     Parameters
     ----------
     values : Series or Index
         The column. If it has a time zone, its days are kept and not converted to UTC.
+    year_last : str
+        ``day first`` or ``month first``: the order of dates with the year last, if no date of the column shows it.
     """
     import pandas as pd
 
@@ -483,7 +487,8 @@ def read_column(values: pd.Series | Sequence[Any]) -> DayColumn:
     days = np.full(len(known) + 1, np.datetime64("NaT", "D"), "datetime64[D]")  # the last one is for missing values
     seconds, utc_days = np.zeros(len(known) + 1), np.zeros(len(known) + 1, bool)
     reasons: dict[int, str] = {len(known): f"the date is missing. {_HOW}"}
-    order = _order(list(known))
+    dates = [m for m in (_YEAR_LAST.fullmatch(v.strip()) for v in known if isinstance(v, str)) if m]
+    order = (_order(dates) or year_last) if dates else ""
     for i, value in enumerate(known):
         try:
             moment = _epoch(value) or _moment(_year_first(value, order))
@@ -493,12 +498,11 @@ def read_column(values: pd.Series | Sequence[Any]) -> DayColumn:
             days[i], seconds[i], utc_days[i] = moment.day, moment.seconds, moment.offset == 0
     place = np.where(place < 0, len(known), place)
     reason = {int(row): reasons[int(place[row])] for row in np.flatnonzero(np.isin(place, list(reasons)))}
-    return DayColumn(days[place], seconds[place], utc_days[place], reason, order)
+    return DayColumn(days[place], seconds[place], utc_days[place], reason, order, bool(dates) and not order)
 
 
-def _order(values: Sequence[object]) -> str:
-    """Determine whether the day or the month comes first, from a number above 12 anywhere in the column."""
-    found = [m for m in (_YEAR_LAST.fullmatch(v.strip()) for v in values if isinstance(v, str)) if m]
+def _order(found: Sequence[re.Match[str]]) -> str:
+    """Determine whether the day or the month comes first, from a number above 12 in any of the dates."""
     first, second = (any(int(m[i]) > 12 for m in found) for i in (1, 2))
     return "" if first == second else "day first" if first else "month first"
 

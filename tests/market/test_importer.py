@@ -13,8 +13,10 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings, strategies as st
+from tests.documents.command_line import call
 
 from rollforge.errors import DataError, DataNotFound
+from rollforge.market.append import append_table
 from rollforge.market.importer import import_table
 from rollforge.market.provider import open_provider
 
@@ -113,8 +115,7 @@ def test_files_that_are_named_by_days(tmp_path: Path) -> None:
 
 
 def test_files_whose_names_differ_from_their_instrument(tmp_path: Path) -> None:
-    """Files named by parts belong to one instrument. Two files that may name an exchange are not, unless the user chooses
-    the column."""
+    """Files named by parts belong to one instrument. Files that may name an exchange do not, unless the user says so."""
     table = _table().query("symbol == 'A'")
     for part, rows in {"A_1": table[:2], "A_2": table[2:]}.items():
         rows.to_csv(tmp_path / f"{part}.csv", index=False)
@@ -263,6 +264,49 @@ def test_csv_errors_name_the_line(tmp_path: Path) -> None:
     (tmp_path / "u.csv").write_text("symbol,date,close\nA,02/01/2020,1\n")
     with pytest.raises(DataError, match="line 2: '02/01/2020' is ambiguous: either number could be the month"):
         import_table(tmp_path / "u.csv", tmp_path / "data")
+
+
+AMBIGUOUS = "symbol,date,close\nA,02/01/2020,1\nA,03/01/2020,2\n"
+
+
+@pytest.mark.parametrize(("option", "days"), [("--day-first", "02 03"), ("--month-first", "01 01")])
+def test_dates_whose_order_no_date_shows(option: str, days: str, tmp_path: Path) -> None:
+    """The user says which order it is, and a note shows it."""
+    (tmp_path / "t.csv").write_text(AMBIGUOUS)
+    with pytest.raises(
+        DataError, match=r"or say which with --day-first or --month-first \(in Python: day_first=True\)"
+    ):
+        import_table(tmp_path / "t.csv", tmp_path / "data")
+    done = call("data", "import", tmp_path / "t.csv", tmp_path / "data", option)
+    assert f"dates such as 02/01/2020 are read with the {option[2:].replace('-', ' ')}" in done.stdout
+    calendar = (tmp_path / "data" / "calendars" / "day.txt").read_text().split()
+    assert " ".join(day[8:] for day in calendar) == days
+
+
+def test_new_days_have_the_order_of_the_earlier_ones(tmp_path: Path) -> None:
+    """A vendor's file of one day does not show it, but the folder's tables did; dates that show another one have it."""
+    (tmp_path / "t.csv").write_text("symbol,date,close\nA,12/30/2019,1\nA,12/31/2019,1\n")
+    import_table(tmp_path / "t.csv", tmp_path / "data")
+    for text, day in (("01/02/2020", "2020-01-02"), ("13/02/2020", "2020-02-13"), ("02/14/2020", "2020-02-14")):
+        (tmp_path / "new.csv").write_text(f"symbol,date,close\nA,{text},1\n")
+        append_table(tmp_path / "new.csv", tmp_path / "data")
+        assert (tmp_path / "data" / "calendars" / "day.txt").read_text().split()[-1] == day
+    (tmp_path / "new.csv").write_text("symbol,date,close\nA,01/03/2020,1\n")
+    append_table(tmp_path / "new.csv", tmp_path / "data", day_first=True)
+    assert (tmp_path / "data" / "calendars" / "day.txt").read_text().split()[-1] == "2020-03-01"
+
+
+def test_files_of_a_folder_have_the_same_order_of_dates(tmp_path: Path) -> None:
+    """A file with few rows has the order that others show; if these differ, or none shows it, it is an error."""
+    folder = tmp_path / "files"
+    folder.mkdir()
+    (folder / "A.csv").write_text("date,close\n30/01/2020,1\n03/02/2020,2\n")
+    (folder / "B.csv").write_text("date,close\n03/02/2020,5\n")
+    made = import_table(folder, tmp_path / "data")
+    assert (made.days, made.rows) == (2, 3)
+    (folder / "C.csv").write_text("date,close\n01/30/2020,1\n")
+    with pytest.raises(DataError, match=r"B\.csv, line 2: '03/02/2020' is ambiguous"):
+        import_table(folder, tmp_path / "other")
 
 
 def test_sources_that_are_not_tables(tmp_path: Path) -> None:

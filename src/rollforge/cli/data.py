@@ -25,6 +25,13 @@ NamesOption = Annotated[
     str | None, typer.Option(metavar="A,B,…", help="Column names, for CSV files without a header line.")
 ]
 EncodingOption = Annotated[str, typer.Option(help="Encoding of CSV files, such as gbk.")]
+DayFirstOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--day-first/--month-first",
+        help="Order of dates such as 02/03/2024, if no date of the table shows it. Default: as in the folder's tables.",
+    ),
+]
 
 
 @app.command()
@@ -82,6 +89,7 @@ def import_(
     column: ColumnOption = None,
     names: NamesOption = None,
     encoding: EncodingOption = "utf-8",
+    day_first: DayFirstOption = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing folder.")] = False,
     exchange: Annotated[
         str | None,
@@ -105,6 +113,7 @@ def import_(
         columns=_columns(column or []),
         names=_names(names),
         encoding=encoding,
+        day_first=day_first,
         overwrite=overwrite,
         dry_run=dry_run,
         exchange=exchange,
@@ -123,6 +132,7 @@ def append(
     column: ColumnOption = None,
     names: NamesOption = None,
     encoding: EncodingOption = "utf-8",
+    day_first: DayFirstOption = None,
     rescale: Annotated[
         bool | None,
         typer.Option(
@@ -143,6 +153,7 @@ def append(
         columns=_columns(column or []),
         names=_names(names),
         encoding=encoding,
+        day_first=day_first,
         rescale=rescale,
         dry_run=dry_run,
     )

@@ -22,7 +22,7 @@ from rollforge.dates import ONE_DAY, Days, has_times, is_weekend
 from rollforge.errors import DataError, counted, first_few, nearest
 from rollforge.market.append_summary import AppendSummary, Correction, NewDay
 from rollforge.market.bars import FACTOR_SOURCES, PRICES, OrderedTable, complete, is_between
-from rollforge.market.conversion import CONVERSION_FILE, Conversion
+from rollforge.market.conversion import CONVERSION_FILE, Conversion, order_of_dates, read_conversion
 from rollforge.market.existing import ExistingData, StoredSeries, read_existing
 from rollforge.market.folder_change import change_files, folder_lock, restore
 from rollforge.market.folder_files import check_folders, folder_name
@@ -50,6 +50,7 @@ def append_table(
     columns: Mapping[str, str] | None = None,
     names: Sequence[str] | None = None,
     encoding: str = "utf-8",
+    day_first: bool | None = None,
     rescale: bool | None = None,
     dry_run: bool = False,
     wait: float = 60.0,
@@ -71,6 +72,8 @@ def append_table(
         The data folder.
     columns, names, encoding
         As for :func:`~rollforge.market.importer.import_table`.
+    day_first : bool, optional
+        As for :func:`~rollforge.market.importer.import_table`; by default as in the table from which the folder was imported.
     rescale : bool, optional
         What to do with instruments whose prices in the table are on a different scale from those in the folder, for
         example because the source adjusts past prices after each dividend. True multiplies their new rows so that they
@@ -92,7 +95,10 @@ def append_table(
         different scale, or lacks the columns from which the folder's prices are computed; or if the folder is damaged
         or cannot be written. Nothing is written.
     """
-    table = read_table(source, dict(columns or {}), names=names, encoding=encoding)
+    target = Path(os.path.realpath(read_path(folder, "data")))
+    known = read_conversion(target)
+    order = known.year_last if known is not None and day_first is None else order_of_dates(day_first)
+    table = read_table(source, dict(columns or {}), names=names, encoding=encoding, year_last=order)
     rows = ordered(table)
     if has_times(rows.calendar):
         raise DataError(
@@ -102,7 +108,6 @@ def append_table(
     check_values(table, rows)
     given = frozenset(rows.values)
     notes = [*table.notes, *without_zeros(rows)]
-    target = Path(os.path.realpath(read_path(folder, "data")))
     with contextlib.nullcontext() if dry_run else folder_lock(_checked(target), wait=wait):
         restore(target)
         open_provider(target)
@@ -266,7 +271,7 @@ class _Change:
         found, notes = complete(self.rows, known)
         self.used = found
         if known is not None:
-            return replace(found, universes=known.universes)
+            return replace(found, universes=known.universes, year_last=known.year_last or self.table.year_last)
         fields = self.old.fields()
         for name in ("vwap", "factor"):
             if name not in self.given and name not in fields:

@@ -33,7 +33,7 @@ CODES = ("instrument", "symbol", "ticker", "code", "ts_code", "stock_code", "sec
           "sid", "tic", "permno", "gvkey", "isin", "cusip", "ric", "asset", "pair", "name")  # fmt: skip
 _SURE = 8  # the first ones, which are unambiguous
 DATES = ("datetime", "date", "trade_date", "tradedate", "trading_date", "trade_day", "day", "timestamp", "open_time",
-          "trade_time", "window_start", "time")  # fmt: skip
+          "trade_time", "window_start", "date_time", "gmt_time", "local_time", "time")  # fmt: skip
 _SAME = {"vol": "volume", "money": "amount", "close_last": "close", "datum": "date"}
 YAHOO_FIELDS = {"open", "high", "low", "close", "adj_close", "volume", "dividends", "stock_splits", "capital_gains"}
 """The fields of Yahoo's files."""

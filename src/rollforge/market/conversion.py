@@ -15,12 +15,13 @@ from pathlib import Path
 from rollforge.errors import DataError
 from rollforge.limits import LIMITS, read_text
 
-__all__ = ["CONVERSION_FILE", "Conversion", "read_conversion"]
+__all__ = ["CONVERSION_FILE", "Conversion", "order_of_dates", "read_conversion"]
 
 CONVERSION_FILE = "conversion.json"
 _FORMAT = 1
 _CHANGES = ("", "share", "percent", "money", "raw money", "omitted")
 _VWAPS = ("", "given", "mean", "amount")
+_ORDERS = ("", "day first", "month first")
 _FACTORS = ("given", "product", "ratio", "close", "raw", "adjusted", "none")
 
 
@@ -51,6 +52,8 @@ class Conversion:
     the factor is 1."""
     factor_column: str = ""
     """The column that `factor` refers to."""
+    year_last: str = ""
+    """``day first`` or ``month first``: the order of the tables' dates, if they have the year last."""
     universes: tuple[str, ...] = ("all",)
     """Universes that contain all instruments."""
 
@@ -79,6 +82,7 @@ class Conversion:
                 vwap_by_factor=bool(plain["vwap_by_factor"]),
                 factor=_one_of(plain["factor"], _FACTORS),
                 factor_column=str(plain["factor_column"]),
+                year_last=_one_of(plain.get("year_last", ""), _ORDERS),  # earlier versions did not write it
                 universes=_texts(plain["universes"]),
             )
         except (KeyError, TypeError) as exc:
@@ -98,6 +102,11 @@ def _one_of(value: object, known: tuple[str, ...]) -> str:
     if value not in known:
         raise ValueError(f"{value!r:.50} is none of {', '.join(map(repr, known))}")
     return str(value)
+
+
+def order_of_dates(day_first: bool | None) -> str:
+    """Return the order of dates with the year last, as :attr:`Conversion.year_last` has it; empty if it is not given."""
+    return {None: "", True: "day first", False: "month first"}[day_first]
 
 
 def read_conversion(folder: Path) -> Conversion | None:

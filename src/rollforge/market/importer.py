@@ -21,7 +21,7 @@ from rollforge.dates import ONE_DAY, has_times, is_weekend, show_time, unit_of
 from rollforge.errors import DataError, DataNotFound, counted, first_few, nearest
 from rollforge.market.bars import OrderedTable, complete
 from rollforge.market.columns import CODE, DATE
-from rollforge.market.conversion import CONVERSION_FILE
+from rollforge.market.conversion import CONVERSION_FILE, order_of_dates
 from rollforge.market.exchange_days import exchange_notes
 from rollforge.market.folder_files import check_folders, usual_frequency, usual_seconds
 from rollforge.market.folder_writer import write_folder
@@ -48,6 +48,7 @@ def import_table(
     columns: Mapping[str, str] | None = None,
     names: Sequence[str] | None = None,
     encoding: str = "utf-8",
+    day_first: bool | None = None,
     overwrite: bool = False,
     dry_run: bool = False,
     exchange: str | None = None,
@@ -84,6 +85,8 @@ def import_table(
         Column names, in order, for CSV files without a header line.
     encoding : str
         Encoding of CSV files, such as ``gbk``.
+    day_first : bool, optional
+        Whether 02/03/2024 is the second of March or the third of February, in a table in which no date shows it.
     overwrite : bool
         True replaces an existing data folder.
     dry_run : bool
@@ -101,7 +104,7 @@ def import_table(
         a numeric column, a negative price, a duplicate day, a day years away from all others, bars less than a minute apart, or
         a code that is not a valid folder name. Nothing has been written.
     """
-    table = read_table(source, dict(columns or {}), names=names, encoding=encoding)
+    table = read_table(source, dict(columns or {}), names=names, encoding=encoding, year_last=order_of_dates(day_first))
     rows = ordered(table)
     check_values(table, rows)
     notes = [*table.notes, *_odd_days(table, rows), *without_zeros(rows)]
@@ -134,7 +137,7 @@ def import_table(
     if not dry_run:
         with new_folder(path, overwrite=overwrite) as draft:
             write_folder(draft, rows.calendar, series, members, usual_frequency(rows.calendar))
-            kept = replace(conversion, universes=whole)
+            kept = replace(conversion, universes=whole, year_last=table.year_last)
             (draft / CONVERSION_FILE).write_text(kept.to_text(), encoding="utf-8")
     summary = FolderSummary(
         path=Path(path),

@@ -7,7 +7,7 @@ import dataclasses
 import os
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -54,6 +54,8 @@ class Table:
     """Name -> source column, where they differ in more than case; ``file name`` if instruments are named by files."""
     named_by_file: bool = False
     """Whether the instrument of a single file is known only from the name of the file."""
+    year_last: str = ""
+    """``day first`` or ``month first``, if the dates have the year last; else empty."""
 
     def where(self, row: int) -> str:
         """Describe the location of row number `row` (from 0) in the source."""
@@ -66,6 +68,7 @@ def read_table(
     *,
     names: Sequence[str] | None = None,
     encoding: str = "utf-8",
+    year_last: str = "",
 ) -> Table:
     """Return the table in a file, in a folder with one file per instrument, or in memory.
 
@@ -81,6 +84,8 @@ def read_table(
         Names of the columns of CSV files without a header line.
     encoding : str
         Encoding of CSV files.
+    year_last : str
+        ``day first`` or ``month first``: the order of dates such as 02/03/2024, if no date of the table shows it.
 
     Raises
     ------
@@ -89,7 +94,7 @@ def read_table(
     DataError
         If it cannot be read as a table of daily values.
     """
-    form = _Form(columns, None if names is None else list(names), encoding)
+    form = _Form(columns, None if names is None else list(names), encoding, year_last)
     if not isinstance(given, (str, os.PathLike)):
         raw = pd.DataFrame(as_frame(given, "The table"))
         table = _tidied(_without_index(raw), form, "the table", code=None)
@@ -114,6 +119,7 @@ class _Form:
     columns: dict[str, str]
     names: list[str] | None
     encoding: str
+    year_last: str
     klines: bool = False
     """Whether a file has the columns of Binance's klines."""
 
@@ -126,17 +132,41 @@ def _read_folder(folder: Path, form: _Form) -> Table:
     if not files and not parts:
         raise DataNotFound(f"There is no .parquet or .csv file in {folder}.")
     by_day = all(_DAY.fullmatch(_stem(file)) for file in files)
-    tables = []
-    for file in [*files, *parts]:
+
+    def read(file: Path, form: _Form) -> Table:
         known = of_partition(file.relative_to(folder)) if parts else {DATE: _stem(file)} if by_day else {}
         table = _read_file(file, form, code=None if known or parts else code_of(_stem(file)), known=known)
         if table.frame.empty:
             raise DataError(f"{file} has no rows.")
-        tables.append(table)
+        return table
+
+    tables = _read_in_one_order([*files, *parts], form, read)
     frame = pd.concat([t.frame for t in tables], ignore_index=True)
     notes = tuple(dict.fromkeys(n for t in tables for n in t.notes))
     sources = {name: source for t in tables for name, source in t.sources.items()}
-    return Table(frame, folder, np.concatenate([t.seconds for t in tables]), None, notes, sources)
+    order = next((t.year_last for t in tables if t.year_last), "")
+    return Table(frame, folder, np.concatenate([t.seconds for t in tables]), None, notes, sources, year_last=order)
+
+
+class _UnorderedDays(DataError):
+    """The day or the month may come first in all dates of a table."""
+
+
+def _read_in_one_order(files: Sequence[Path], form: _Form, read: Callable[[Path, _Form], Table]) -> list[Table]:
+    """Return the tables in some files; one whose dates do not show their order has that of the others."""
+    tables: dict[Path, Table] = {}
+    unordered: dict[Path, _UnorderedDays] = {}
+    for file in files:
+        try:
+            tables[file] = read(file, form)
+        except _UnorderedDays as exc:
+            unordered[file] = exc
+    orders = {table.year_last for table in tables.values()} - {""}
+    for file, refused in unordered.items():
+        if len(orders) != 1:
+            raise refused
+        tables[file] = read(file, dataclasses.replace(form, year_last=min(orders)))
+    return [tables[file] for file in files]
 
 
 _DAY = re.compile(r"[12][0-9]{3}(-?)[01][0-9]\1[0-3][0-9]")
@@ -241,7 +271,7 @@ def _tidied(
     if code is not None and CODE not in raw:
         raw[CODE] = code
     table = Table(raw, file, np.zeros(len(raw)), first_line)
-    days, notes = _days(table)
+    days, notes = _days(table, form.year_last)
     raw, days = _times(raw, days)
     made: dict[str, pd.Series] = {CODE: _codes(table), DATE: pd.Series(days.days, raw.index)}
     for name in raw.columns:
@@ -260,7 +290,7 @@ def _tidied(
     }
     if code is not None and CODE not in sources:
         renamed[CODE] = "the name of the file"
-    return Table(pd.DataFrame(made), file, days.seconds, first_line, tuple(notes), renamed)
+    return Table(pd.DataFrame(made), file, days.seconds, first_line, tuple(notes), renamed, year_last=days.year_last)
 
 
 def _read_csv(file: Path, form: _Form) -> tuple[pd.DataFrame, str]:
@@ -407,15 +437,19 @@ def _is_whole(number: float) -> bool:
     return number % 1 == 0 and abs(number) < 2**53
 
 
-def _days(table: Table) -> tuple[DayColumn, list[str]]:
+def _days(table: Table, year_last: str) -> tuple[DayColumn, list[str]]:
     """Return the days of the rows, and notes."""
-    column = read_column(table.frame[DATE])
+    column = read_column(table.frame[DATE], year_last=year_last)
     if column.reason:
         row = min(column.reason)
-        raise DataError(
-            f"{table.source}, {table.where(row)}: {column.reason[row]} "
-            f"{len(column.reason)} of {len(column.days)} days cannot be read."
-        )
+        said = f"{table.source}, {table.where(row)}: {column.reason[row]}"
+        unread = f"{len(column.reason)} of {len(column.days)} days cannot be read."
+        if column.unordered:
+            said = (
+                f"{said.removesuffix('.')}, or say which with --day-first or --month-first (in Python: day_first=True)."
+            )
+            raise _UnorderedDays(f"{said} {unread}")
+        raise DataError(f"{said} {unread}")
     outside = (column.days < FIRST_DAY) | (column.days > LAST_DAY)
     if outside.any():
         row = int(np.argmax(outside))
@@ -464,7 +498,7 @@ def _times(raw: pd.DataFrame, days: DayColumn) -> tuple[pd.DataFrame, DayColumn]
     if name is None or days.seconds.any():
         return raw, days
     text = raw[name].astype(str).str.strip().str.removesuffix(".0").str.removeprefix("0 days ")
-    whole = read_column(text)
+    whole = read_column(text, year_last=days.year_last)
     if not whole.reason and (whole.days == days.days).all():
         return raw.drop(columns=name), days._replace(seconds=whole.seconds)
     for pattern, digits in ((r"\d{1,6}", 6), (r"\d{7,9}", 9)):
