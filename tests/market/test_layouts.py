@@ -253,6 +253,17 @@ def test_a_price_beside_open_high_and_low_is_the_close(tmp_path: Path) -> None:
     np.testing.assert_allclose(found.to_numpy(), [[10, 11, 1000], [11, 12, 2000]])
 
 
+def test_a_line_above_the_header(tmp_path: Path) -> None:
+    """CryptoDataDownload writes its address there; lines are counted with it."""
+    text = "https://www.CryptoDataDownload.com\nunix,date,symbol,close\n1704153600000,2024-01-02,BTCUSDT,{}\n"
+    (tmp_path / "t.csv").write_text(text.format(42))
+    summary = import_table(tmp_path / "t.csv", tmp_path / "market")
+    assert summary.notes[0] == "the first line was left out, because it has one value: the second one is the header"
+    (tmp_path / "t.csv").write_text(text.format("none at all"))
+    with pytest.raises(DataError, match="line 3: close is 'none at all'"):
+        import_table(tmp_path / "t.csv", tmp_path / "other")
+
+
 def test_a_daily_stock_file_of_crsp(tmp_path: Path) -> None:
     """Prices are adjusted for a split of 2 for 1 on the third day. On the second day there was no trade; the return on the
     first day and the volume of the last are missing. PERMNO is the instrument, as its ticker changes."""

@@ -122,6 +122,8 @@ class _Form:
     year_last: str
     klines: bool = False
     """Whether a file has the columns of Binance's klines."""
+    skipped: int = 0
+    """Number of lines before the header of a CSV file."""
 
 
 def _read_folder(folder: Path, form: _Form) -> Table:
@@ -169,6 +171,7 @@ def _read_in_one_order(files: Sequence[Path], form: _Form, read: Callable[[Path,
     return [tables[file] for file in files]
 
 
+_SEPARATOR = re.compile(rb"[,;\t|]")
 _DAY = re.compile(r"[12][0-9]{3}(-?)[01][0-9]\1[0-3][0-9]")
 
 
@@ -210,7 +213,7 @@ def _read_file(file: Path, form: _Form, *, code: str | None, known: Mapping[str,
     if code is None and form.klines:
         code = code_of(_stem(file))
     raw, separator = _read_csv(file, form)
-    first_line: int | None = 2 if form.names is None else 1
+    first_line: int | None = form.skipped + (2 if form.names is None else 1)
     named_by_file = False
     stacked = unstacked(raw)
     if stacked is not None:
@@ -235,8 +238,12 @@ def _with_known(raw: pd.DataFrame, known: Mapping[str, str], form: _Form) -> tup
 def _recognized(file: Path, form: _Form) -> tuple[_Form, list[str]]:
     """Return the form of a CSV file with what its first line shows: its encoding, and the columns of Binance's klines."""
     with reading(file, "CSV"), open_unpacked(file, error=DataError) as stream:
-        line = stream.read(_MAX_LINE_LENGTH).partition(b"\n")[0]
+        line, _, rest = stream.read(_MAX_LINE_LENGTH).partition(b"\n")
     notes = []
+    if not _SEPARATOR.search(line) and len(_SEPARATOR.findall(rest.partition(b"\n")[0])) > 1:
+        form = dataclasses.replace(form, skipped=1)
+        notes.append("the first line was left out, because it has one value: the second one is the header")
+        line = rest.partition(b"\n")[0]
     if _is_utf8(form.encoding) and is_chinese(line):
         form = dataclasses.replace(form, encoding="gb18030")
         notes.append(
@@ -334,7 +341,7 @@ def _as_text(file: Path, form: _Form, separator: str, **options: Any) -> pd.Data
             # Read strings first: codes such as 000001 keep their zeros, and a ticker NA is not a missing value.
             frame: pd.DataFrame = pd.read_csv(
                 stream, sep=separator, dtype=str, keep_default_na=False, na_filter=False, encoding=encoding,
-                index_col=False, skipinitialspace=True, **options,
+                index_col=False, skipinitialspace=True, skiprows=form.skipped, **options,
             )  # fmt: skip
         except UnicodeDecodeError as exc:
             raise DataError(
