@@ -111,7 +111,9 @@ def test_every_command_names_a_missing_extra(tmp_path: Path) -> None:
     from rollforge.store.sqlite import SQLiteStore
 
     make_demo(tmp_path / "market", instruments=20, years=2)
-    SQLiteStore(f"sqlite:///{tmp_path}/tasks.db").close()
+    (tmp_path / "home").mkdir()
+    for name in ("tasks.db", "runs.db", "home/mlflow.db"):  # a file that does not exist is an error of its own
+        SQLiteStore(f"sqlite:///{tmp_path}/{name}").close()
     for name in MODELS:
         model = f"{name}, kwargs: {REQUIRED[name]}" if name in REQUIRED else name
         (tmp_path / f"{name}.yaml").write_text(WORKFLOW.replace("LGBModel", model))
