@@ -12,7 +12,9 @@ import logging
 import multiprocessing
 import os
 import signal
+import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -69,6 +71,29 @@ START_SECONDS = 120.0
 """Seconds that a process has to get ready, which includes importing plugins."""
 
 log = logging.getLogger(__name__)
+
+
+def _check_not_importing() -> None:
+    """Raise an error in a worker process that is importing a module, for a class of a task: it would wait for its own task.
+
+    Raises
+    ------
+    ConfigError
+        If this thread or the main one is importing a module.
+    """
+    if multiprocessing.parent_process() is None:
+        return
+    frames = sys._current_frames()
+    for thread in {threading.get_ident(), threading.main_thread().ident}:
+        frame = frames.get(thread or 0)
+        while frame is not None:
+            name = frame.f_globals.get("__name__")
+            if frame.f_code.co_name == "<module>" and name not in ("__main__", "__mp_main__"):
+                raise ConfigError(
+                    f"The module {name!r} starts training when a worker process imports it, which it does for a class or "
+                    "function of a task. Put what it does, except for imports and definitions, into a function."
+                )
+            frame = frame.f_back
 
 
 def _signal_name(number: int) -> str:
@@ -276,6 +301,7 @@ class WorkerProcess:
             # ends here, whatever exceptions the script catches.
             os.write(2, f"{_UNGUARDED}\n".encode())
             os._exit(_UNGUARDED_CODE)
+        _check_not_importing()
         self._forget()
         os.ftruncate(self._log.fileno(), 0)
         ours, theirs = self._context.Pipe(duplex=True)
