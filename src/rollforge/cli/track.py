@@ -35,8 +35,8 @@ def list_(
     from rollforge.track.tracker import RunQuery
 
     uri = Session().with_(tracking_uri=tracking_uri).tracking_uri
+    tracker = open_tracker(uri)  # names a missing package; what does not exist is created by the first call
     _must_exist(uri)
-    tracker = open_tracker(uri)
     for name, experiment_id in tracker.experiments().items():
         counts = Counter(run.info.status for run in tracker.search([experiment_id], RunQuery()))
         echo(f"{one_line(name)}: {', '.join(f'{n} {status}' for status, n in sorted(counts.items())) or 'no runs'}")
