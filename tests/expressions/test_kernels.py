@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ import numba
 import numpy as np
 import pytest
 
-from rollforge.expressions import jit, machine_code, precompile
+from rollforge.expressions import compiler, jit, machine_code, precompile
 from rollforge.expressions.evaluator import EvaluationPlan
 from rollforge.expressions.jit import Kernel
 from rollforge.session import available_cores
@@ -157,6 +159,30 @@ def test_code_from_a_folder_that_others_can_write_to_is_not_run(tmp_path: Path) 
     assert (tmp_path / "elsewhere").is_dir()
     (tmp_path / "another").symlink_to(folder)
     assert not jit._is_private(tmp_path / "another")
+
+
+def test_a_kernel_that_another_process_compiles_is_awaited(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The code is loaded when it is there. A process that was stopped meanwhile is not awaited for long."""
+    np.testing.assert_equal(doubled(NUMBERS), TWICE)
+    (file,) = cache.iterdir()
+    code = file.read_bytes()
+    file.unlink()
+    lock = file.with_name(f"{file.name}.lock")
+    compiled = compiler.compiled
+    monkeypatch.setattr(compiler, "compiled", None)
+    with lock.open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        timer = threading.Timer(0.2, lambda: (file.write_bytes(code), fcntl.flock(other, fcntl.LOCK_UN)))
+        timer.start()
+        np.testing.assert_equal(doubled(NUMBERS), TWICE)
+        timer.join()
+    assert [file.suffix for file in cache.iterdir()] == [".o"]
+    file.unlink()
+    monkeypatch.setattr(compiler, "compiled", compiled)
+    monkeypatch.setattr(jit, "_PATIENCE", 0.1)
+    with lock.open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        np.testing.assert_equal(doubled(NUMBERS), TWICE)
 
 
 SIX_OPERATORS = ["Ref($x, 1)/$x - 1", "Mean($x, 5) + Abs($x)*2", "Mine($x)"]

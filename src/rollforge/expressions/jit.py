@@ -19,6 +19,7 @@ import shutil
 import stat
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FunctionType
@@ -151,10 +152,13 @@ class Kernel:
         file = cache_folder() / f"{self.function.__name__}-{_code_key(self.source(), kinds)}.o"
         code = _read(file)
         if code is None:
-            from rollforge.expressions.compiler import compiled
+            with _alone(file):  # another process may be compiling it, such as the helper of precompile.py
+                code = _read(file)
+                if code is None:
+                    from rollforge.expressions.compiler import compiled
 
-            code = compiled(self.source(), kinds)
-            _write(file, code)
+                    code = compiled(self.source(), kinds)
+                    _write(file, code)
         return load(code, kinds)
 
     def source(self) -> Source:
@@ -211,6 +215,28 @@ def _file_mark(file: str) -> str:
         return hashlib.sha256(Path(file).read_bytes()).hexdigest()
     except OSError:  # code without a file
         return ""
+
+
+_PATIENCE = 10.0
+"""Seconds to wait for another process; compiling a kernel takes about one."""
+
+
+@contextlib.contextmanager
+def _alone(file: Path) -> Iterator[None]:
+    """Wait until no other process compiles the code of a file; not for one that has been stopped."""
+    lock = file.with_name(f"{file.name}.lock")
+    with contextlib.ExitStack() as held:
+        with contextlib.suppress(OSError):  # without a writable folder nothing is shared
+            file.parent.mkdir(parents=True, exist_ok=True)
+            handle = held.enter_context(lock.open("w"))
+            held.callback(lock.unlink, missing_ok=True)
+            until = time.monotonic() + _PATIENCE
+            while time.monotonic() < until:
+                with contextlib.suppress(BlockingIOError):
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                time.sleep(0.005)
+        yield
 
 
 def _read(file: Path) -> bytes | None:

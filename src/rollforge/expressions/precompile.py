@@ -2,8 +2,8 @@
 
 The compiler is single-threaded. A first computation compiles kernels one by one as it reaches them. Meanwhile, a helper
 process computes the same expressions on a few dummy numbers, and stores the compiled code in the shared cache. It begins
-with the kernels that take long to compile and that feature sets use in the second half, in the order of their use, and
-goes on with the one that writes the values to rows.
+with the kernels that feature sets use last, and goes on with the one that writes the values to rows. Where the two meet,
+one waits for the other.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ __all__ = ["compile_in_background"]
 
 log = logging.getLogger(__name__)
 
-_FIRST = ("Max", "Min", "Quantile", "Med", "Rank", "Corr", "Cov")
+_FIRST = ("Corr", "Cov", "Rank", "Quantile", "Med")
 _WORTH_IT = 6  # operators; a helper needs almost a second to start
 
 
