@@ -115,16 +115,16 @@ def test_files_that_are_named_by_days(tmp_path: Path) -> None:
 
 
 def test_files_whose_names_differ_from_their_instrument(tmp_path: Path) -> None:
-    """Files named by parts belong to one instrument. Files that may name an exchange do not, unless the user says so."""
+    """A note names the column if several files have the same code in it; the user can choose the column."""
     table = _table().query("symbol == 'A'")
     for part, rows in {"A_1": table[:2], "A_2": table[2:]}.items():
         rows.to_csv(tmp_path / f"{part}.csv", index=False)
-    made = import_table(tmp_path, tmp_path / "parts")
-    assert made.instruments == 1
-    np.testing.assert_array_equal(_read(tmp_path / "parts", "close", ["A"])[0], [13, 14, 15, 16])
-    for exchange in ("SH", "SZ"):
-        (tmp_path / f"A_{1 + (exchange == 'SZ')}.csv").rename(tmp_path / f"A.{exchange}.csv")
-    assert import_table(tmp_path, tmp_path / "by_file").instruments == 2
+    made = import_table(tmp_path, tmp_path / "by_file")
+    assert made.instruments == 2
+    assert (
+        "such as A_1 and A_2, although 'symbol' is 'A' in both. If the column is right, add --column 'symbol="
+        in str(made)
+    )
     made = import_table(tmp_path, tmp_path / "by_column", columns={"symbol": "instrument"})
     assert made.instruments == 1
     np.testing.assert_array_equal(_read(tmp_path / "by_column", "close", ["A"])[0], [13, 14, 15, 16])

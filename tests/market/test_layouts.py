@@ -90,8 +90,8 @@ LAYOUTS: dict[str, tuple[str, str, str, dict[str, str], tuple[float, float]]] = 
         "utf-8", "AAPL", {"instrument": "Ticker", "datetime": "Date"}, (10.5, 11.5),
     ),
     "isin.csv": (
-        "date,isin,name,open,high,low,close,volume\n2024-01-02,US1,Acme,10,12,9,11,1000\n"
-        "2024-01-03,US1,Acme,11,13,10,12,2000\n",
+        "date,isin,sector,open,high,low,close,volume\n2024-01-02,US1,Steel,10,12,9,11,1000\n"
+        "2024-01-03,US1,Steel,11,13,10,12,2000\n",
         "utf-8", "US1", {"datetime": "date", "instrument": "isin"}, (10.5, 11.5),
     ),
     "seconds.csv": (
@@ -215,6 +215,7 @@ def test_a_folder_of_yahoo_is_adjusted(tmp_path: Path) -> None:
 BESIDE = {
     "by field": "Price,Close,Close,Open,Open,Volume,Volume\nTicker,A,OPEN,A,OPEN,A,OPEN\nDate,,,,,,\n",
     "by ticker": "Ticker,A,OPEN,A,OPEN,A,OPEN\nPrice,Close,Close,Open,Open,Volume,Volume\nDate,,,,,,\n",
+    "numbered": "Price,Close,Close.1,Open,Open.1,Volume,Volume.1\nTicker,A,OPEN,A,OPEN,A,OPEN\nDate,,,,,,\n",
     "without names": ",Close,Close,Open,Open,Volume,Volume\n,A,OPEN,A,OPEN,A,OPEN\nDate,,,,,,\n",
 }
 
@@ -321,19 +322,47 @@ def test_a_folder_of_files_that_are_not_named_by_instruments(form: str, tmp_path
 @pytest.mark.parametrize(
     ("name", "code", "expected"),
     [
-        ("SH600000", "600000", "SH600000"), ("sh600000", "600000.SH", "SH600000"), ("000001", "1", "000001"),
-        ("AAPL", "AAPL.US", "AAPL"), ("part-0001", "AAPL", "AAPL"), ("apple", "AAPL", "AAPL"), ("brk-b", "BRK.B", "BRK-B"),
-        ("AAPL_daily", "AAPL", "AAPL"), ("AAPL", "", "AAPL"),
+        ("SH600000", "600000", "SH600000"), ("SH600000", "600000.XSHG", "SH600000"), ("000001", "1", "000001"),
+        ("AAPL", "NASDAQ:AAPL", "AAPL"), ("META", "FB", "META"), ("AAPL", "", "AAPL"), ("10000621", "0", "10000621"),
+        ("part-0001", "AAPL", "AAPL"), ("data_3", "AAPL", "AAPL"), ("2024-01-02", "AAPL", "AAPL"),
     ],
 )  # fmt: skip
-def test_a_file_is_named_by_its_instrument_or_has_its_code(name: str, code: str, expected: str, tmp_path: Path) -> None:
-    """The name of the file may add the exchange; a name that has nothing to do with the code is not an instrument."""
+def test_a_file_is_named_by_its_instrument_or_by_something_else(
+    name: str, code: str, expected: str, tmp_path: Path
+) -> None:
+    """The name of the file counts more than its column of instruments, unless it is a day or that of a part of a table."""
     (tmp_path / "files").mkdir()
     row = ",".join(map(str, {**ROW_OF_A, "symbol": code}.values()))
     (tmp_path / "files" / f"{name}.csv").write_text(",".join(ROW_OF_A) + f"\n{row}\n")
     import_table(tmp_path / "files", tmp_path / "market")
     (line,) = (tmp_path / "market" / "instruments" / "all.txt").read_text().splitlines()
     assert line.split("\t")[0] == expected
+
+
+@pytest.mark.parametrize("wanted", ["price", "prc", "ticker"])
+def test_what_the_user_chooses_is_kept(wanted: str, tmp_path: Path) -> None:
+    """A column that would get another name keeps it, and a sign is only changed in files of CRSP."""
+    header = {"price": "date,symbol,price,open,high,low", "prc": "date,symbol,prc,open,high,low"}
+    text = header.get(wanted, "date,ticker,prc,permno,high,low")
+    (tmp_path / "t.csv").write_text(f"{text}\n2024-01-02,A,{'-' * (wanted == 'prc')}5,1,1,1\n")
+    columns = {"ticker": "instrument"} if wanted == "ticker" else {wanted: wanted}
+    import_table(tmp_path / "t.csv", tmp_path / "market", columns=columns)
+    rollforge.init(provider_uri=tmp_path / "market")
+    field = "prc" if wanted == "ticker" else wanted
+    assert D.features(["A"], [f"${field}"]).iloc[0, 0] == (-5 if wanted == "prc" else 5)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_a_header_may_span_lines(encoding: str, tmp_path: Path) -> None:
+    """Quoted names have line ends, and other encodings have bytes that look like them."""
+    text = (
+        '"Symbol\n(code)",date,close\nA,2024-01-02,5\n'
+        if encoding == "utf-8"
+        else "上市代码,date,close\nA,2024-01-02,5\n"
+    )
+    (tmp_path / "t.csv").write_text(text, encoding=encoding)
+    columns = {"Symbol\n(code)" if encoding == "utf-8" else "上市代码": "instrument"}
+    assert import_table(tmp_path / "t.csv", tmp_path / "market", columns=columns).rows == 1
 
 
 def test_a_header_of_other_columns_is_refused(tmp_path: Path) -> None:

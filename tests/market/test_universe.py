@@ -84,11 +84,12 @@ def test_parquet_and_named_columns(folder: Path, tmp_path: Path) -> None:
         "index_code,con_code,trade_date,weight\nX,SH600000,20210305,1\nX,SZ000001,20210305,2\nX,SH600000,20210315,3\n",
         "2021-03-05,SH600000\n2021-03-05,SZ000001\n2021-03-15,SH600000\n",
         "2021-03-05,SH600000,0.3\n2021-03-05,SZ000001,0.7\n2021-03-15,SH600000,1\n",
+        "2021-03-05,SH600000,Bank\n2021-03-05,SZ000001,\n2021-03-15,SH600000,3%\n",
         'date,tickers\n2021-03-05,"SH600000,SZ000001"\n2021-03-15,SH600000\n',
         "day;members\n2021-03-15;['SH600000']\n2021-03-05;['SZ000001', 'SH600000']\n",
         "2021-03-05\tSH600000,SZ000001\n2021-03-15\tSH600000\n",
     ],
-    ids=["tushare", "pairs", "weights", "all in a cell", "lists of Python", "without a header"],
+    ids=["tushare", "pairs", "weights", "names", "all in a cell", "lists of Python", "without a header"],
 )
 def test_dated_lists_are_valid_until_the_next(folder: Path, tmp_path: Path, text: str) -> None:
     """The codes on a date's list are members until the day before the next list; the last list has no end."""

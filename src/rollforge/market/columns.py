@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import unquote
@@ -18,22 +17,24 @@ __all__ = [
     "CODES",
     "DATE",
     "DATES",
+    "DAY_NAME",
     "YAHOO_FIELDS",
     "column_names",
     "is_of_one",
     "is_translated",
     "of_partition",
     "tidy",
+    "unused_code",
 ]
 
 CODE, DATE = "instrument", "datetime"
 
-# The first of these found in a table is used; 'name' comes last, because it may also be the name of a company.
+# The first of these found in a table is used. 'name' may also be the name of a company.
 CODES = ("instrument", "symbol", "ticker", "code", "ts_code", "stock_code", "secucode", "order_book_id", "stock", "secid",
-          "sid", "tic", "permno", "gvkey", "isin", "cusip", "ric", "asset", "pair", "name")  # fmt: skip
+          "sid", "tic", "permno", "asset", "pair", "name", "gvkey", "isin", "cusip", "ric")  # fmt: skip
 _SURE = 8  # the first ones, which are unambiguous
 DATES = ("datetime", "date", "trade_date", "tradedate", "trading_date", "trade_day", "day", "timestamp", "open_time",
-          "trade_time", "window_start", "date_time", "gmt_time", "local_time", "time")  # fmt: skip
+          "trade_time", "time", "window_start", "date_time", "gmt_time", "local_time")  # fmt: skip
 _SAME = {"vol": "volume", "money": "amount", "close_last": "close", "datum": "date"}
 YAHOO_FIELDS = {"open", "high", "low", "close", "adj_close", "volume", "dividends", "stock_splits", "capital_gains"}
 """The fields of Yahoo's files."""
@@ -65,8 +66,8 @@ def column_names(
     file : path or str
         Source of the table, for messages.
     code : str, optional
-        The name of the file, if it may be that of its only instrument. A column with several codes, or with another one, takes
-        precedence, and so does one that the user chose.
+        The instrument that the file is named after, if it has only one. A column that the user chose takes precedence, and so
+        does one with several codes; any column, if the file is named by a day or as a part of a table.
 
     Raises
     ------
@@ -80,16 +81,21 @@ def column_names(
             raise DataError(f"{file} has no column {asked!r}.{nearest(asked, known)} It has: {', '.join(known)}.")
     names = {c: given.get(str(c), tidy(c)) for c in found}
     names = _pick(names, DATE, DATES, file)
-    if {"permno", "prc"}.issubset(names.values()):  # CRSP has tickers, too, which change and are used again
+    if {"permno", "prc"}.issubset(names.values()) and CODE not in names.values() and "permno" not in given.values():
+        # CRSP has tickers, too, which change and are used again.
         names = {c: CODE if n == "permno" else n for c, n in names.items()}
-    mine = [c for c, n in names.items() if n in CODES[:_SURE]]
-    by_file = code is not None and CODE not in given.values()
-    if by_file and (len(mine) != 1 or _is_named_by(raw[mine[0]], str(code))):
+    mine = _certain(names)
+    other = code is not None and (
+        DAY_NAME.fullmatch(code) or _PART.fullmatch(code)
+    )  # the file is not named by an instrument
+    by_file = code is not None and CODE not in given.values() and not (mine and other)
+    if by_file and (len(mine) != 1 or raw[mine[0]].nunique() < 2):
         names = {c: n for c, n in names.items() if c not in mine}
     else:
         names = _pick(names, CODE, CODES, file)
     names = {c: n for c, n in names.items() if n and not n.startswith(("unnamed", "__index_level"))}
-    if {"price", "open", "high", "low"}.issubset(names.values()) and "close" not in names.values():
+    chosen = {"close", "price"} & {*given.values()}
+    if {"price", "open", "high", "low"}.issubset(names.values()) and "close" not in names.values() and not chosen:
         names = {c: "close" if n == "price" else n for c, n in names.items()}  # as investing.com calls it
     by_name: dict[str, object] = {}
     for column, name in names.items():  # two columns with the same name would silently become one field
@@ -99,26 +105,20 @@ def column_names(
     return names
 
 
-def _is_named_by(column: pd.Series, code: str) -> bool:
-    """Return whether a column of codes has the code by which a file is named, or none; either may lack the exchange.
-
-    ``sh600000.csv`` has the code 600000; ``part-0001.csv`` may have AAPL.
-    """
-    values = [value for value in column.dropna().unique() if str(value).strip()]
-    if len(values) != 1:
-        return not values
-    one, other = _words(str(values[0])), _words(code)
-    exchange = "".join([*(one - other).elements(), *(other - one).elements()])
-    return not exchange or (exchange.isalpha() and len(exchange) <= _EXCHANGE)
+def unused_code(raw: pd.DataFrame, given: Mapping[str, str]) -> tuple[str, str] | None:
+    """Return the only column of instruments and its only code, for a file that is named by another one; otherwise None."""
+    mine = _certain({c: given.get(str(c), tidy(c)) for c in raw.columns})
+    codes = {str(code).strip() for code in raw[mine[0]].dropna().unique()} if len(mine) == 1 else set()
+    return (str(mine[0]), codes.pop()) if len(codes) == 1 else None
 
 
-_EXCHANGE = 2
-"""The length of the codes of exchanges: SH, SZ, HK, US."""
+def _certain(names: Mapping[object, str]) -> list[object]:
+    return [c for c, name in names.items() if name in CODES[:_SURE]]
 
 
-def _words(code: str) -> Counter[str]:
-    """Return the parts of a code in lower case; numbers without leading zeros, which some tables lose."""
-    return Counter(word.lstrip("0") for word in re.findall(r"[^\W\d_]+|[0-9]+", code.lower()))
+DAY_NAME = re.compile(r"(19|20)[0-9]{2}(-?)(0[1-9]|1[0-2])\2(0[1-9]|[12][0-9]|3[01])")
+_PART = re.compile(r"(part|chunk|data)[-_.]?[0-9].*", re.IGNORECASE)
+"""How Spark, Dask, Polars and others name the files of one table."""
 
 
 def of_partition(path: Path) -> dict[str, str]:
@@ -126,7 +126,7 @@ def of_partition(path: Path) -> dict[str, str]:
     found = {}
     for part in path.parts[:-1]:
         name, _, value = part.partition("=")
-        for meaning, usual in ((CODE, CODES), (DATE, DATES)):
+        for meaning, usual in ((CODE, CODES[:_SURE]), (DATE, DATES[:5])):
             if tidy(name) in usual:
                 found[meaning] = unquote(value)
     return found

@@ -9,7 +9,7 @@ from collections.abc import MutableMapping, Sequence
 import pandas as pd
 
 from rollforge.errors import counted
-from rollforge.market.columns import YAHOO_FIELDS, is_translated, tidy
+from rollforge.market.columns import CODE, YAHOO_FIELDS, is_translated, tidy
 
 __all__ = [
     "code_of",
@@ -89,6 +89,12 @@ def unstacked(raw: pd.DataFrame) -> pd.DataFrame | None:
     return _by_ticker(raw.iloc[2:, 1:], raw.iloc[2:, 0], [(first[0], first[1:]), (second[0], second[1:])])
 
 
+def _unnumbered(name: str, names: Sequence[str]) -> str:
+    """Return a name without the number that pandas adds when it reads the same one again: ``Close.1``."""
+    found = re.fullmatch(r"(.+)\.[0-9]+", name)
+    return found[1] if found and found[1] in names else name
+
+
 def unstacked_columns(frame: pd.DataFrame) -> pd.DataFrame | None:
     """Return a table with fields and tickers in two levels of columns, and days as its index, with a column of tickers; None
     for another.
@@ -108,7 +114,7 @@ _OF_FIELDS, _OF_TICKERS = ("Price", "Attributes"), ("Ticker", "Symbols")
 
 def _by_ticker(values: pd.DataFrame, days: pd.Series, header: Sequence[_Part]) -> pd.DataFrame | None:
     """Return columns, each with a field and a ticker, as one table; None if neither part of the header has fields."""
-    found = _fields_and_tickers(header)
+    found = _fields_and_tickers([(name, [_unnumbered(label, labels) for label in labels]) for name, labels in header])
     if found is None:
         return None
     fields, tickers = found
@@ -144,8 +150,12 @@ _CRSP_RETURNS = ("ret", "retx", "dlret", "dlretx")
 
 def without_crsp_codes(raw: pd.DataFrame) -> pd.DataFrame:
     """Return a table of CRSP without the letters that say why a return is missing."""
-    found = {name: raw[name].replace(r"^\s*[A-Z]\s*$", "", regex=True) for name in _CRSP_RETURNS if name in raw}
-    return raw.assign(**found) if "prc" in raw else raw
+    found = {
+        name: raw[name].astype(object).replace(r"^\s*[A-Z]\s*$", "", regex=True)
+        for name in _CRSP_RETURNS
+        if name in raw
+    }
+    return raw.assign(**found) if "prc" in raw and found else raw
 
 
 def convert_crsp(values: MutableMapping[str, pd.Series], sources: MutableMapping[str, object]) -> list[str]:
@@ -154,7 +164,11 @@ def convert_crsp(values: MutableMapping[str, pd.Series], sources: MutableMapping
     A price below 0 is the mean of bid and ask on a day without a trade, and a volume of -99 is a missing one. ``cfacpr``
     divides prices to adjust them for splits.
     """
-    if "prc" not in values or not values.keys().isdisjoint(_CRSP.values()):
+    if (
+        str(sources.get(CODE, "")).lower() != "permno"
+        or "prc" not in values
+        or not values.keys().isdisjoint(_CRSP.values())
+    ):
         return []
     notes = []
     for name, usual in _CRSP.items():

@@ -20,7 +20,17 @@ from numpy.typing import NDArray
 from rollforge.dates import FIRST_DAY, LAST_DAY, DayColumn, clock, read_column
 from rollforge.errors import DataError, DataNotFound, counted, shown
 from rollforge.limits import LIMITS, check_parquet, open_unpacked
-from rollforge.market.columns import CODE, DATE, DATES, column_names, is_of_one, of_partition, tidy
+from rollforge.market.columns import (
+    CODE,
+    DATE,
+    DATES,
+    DAY_NAME,
+    column_names,
+    is_of_one,
+    of_partition,
+    tidy,
+    unused_code,
+)
 from rollforge.market.frames import as_frame, reading
 from rollforge.market.layouts import (
     code_of,
@@ -56,6 +66,8 @@ class Table:
     """Whether the instrument of a single file is known only from the name of the file."""
     year_last: str = ""
     """``day first`` or ``month first``, if the dates have the year last; else empty."""
+    unused: tuple[str, str] | None = None
+    """A column of instruments and its only code, if the file was taken for the instrument that it is named by."""
 
     def where(self, row: int) -> str:
         """Describe the location of row number `row` (from 0) in the source."""
@@ -129,11 +141,14 @@ class _Form:
 def _read_folder(folder: Path, form: _Form) -> Table:
     """Return the table in files of one instrument each, of one day each, or of one part each."""
     files = sorted(p for p in folder.iterdir() if p.is_file() and _kind(p) and not p.name.startswith("."))
-    files = [p for p in files if _suffix(p) != ".txt"] or files  # a text besides tables describes them
-    parts = [] if files else sorted(p for p in folder.glob("*=*/**/*") if p.is_file() and _kind(p) == "parquet")
+    tables_only = [p for p in files if _suffix(p) != ".txt"]  # a text besides tables describes them
+    parts = (
+        [] if tables_only else sorted(p for p in folder.glob("*=*/**/[!._]*") if p.is_file() and _kind(p) == "parquet")
+    )
+    files = tables_only or ([] if parts else files)
     if not files and not parts:
         raise DataNotFound(f"There is no .parquet or .csv file in {folder}.")
-    by_day = all(_DAY.fullmatch(_stem(file)) for file in files)
+    by_day = all(DAY_NAME.fullmatch(_stem(file)) for file in files)
 
     def read(file: Path, form: _Form) -> Table:
         known = of_partition(file.relative_to(folder)) if parts else {DATE: _stem(file)} if by_day else {}
@@ -144,10 +159,27 @@ def _read_folder(folder: Path, form: _Form) -> Table:
 
     tables = _read_in_one_order([*files, *parts], form, read)
     frame = pd.concat([t.frame for t in tables], ignore_index=True)
-    notes = tuple(dict.fromkeys(n for t in tables for n in t.notes))
+    notes = tuple(dict.fromkeys([*(n for t in tables for n in t.notes), *_same_code(tables)]))
     sources = {name: source for t in tables for name, source in t.sources.items()}
     order = next((t.year_last for t in tables if t.year_last), "")
     return Table(frame, folder, np.concatenate([t.seconds for t in tables]), None, notes, sources, year_last=order)
+
+
+def _same_code(tables: Sequence[Table]) -> list[str]:
+    """Report that several files are taken for instruments of their own, although they have the same code in a column."""
+    seen: dict[tuple[str, str], Table] = {}
+    for table in tables:
+        if table.unused is None:
+            continue
+        other = seen.setdefault(table.unused, table)
+        codes = [one.frame[CODE].iloc[0] for one in (other, table)]
+        if codes[0] != codes[1]:
+            column, code = table.unused
+            return [
+                f"the files are taken for the instruments that they are named by, such as {codes[0]} and {codes[1]}, although "
+                f"{shown(column)} is {shown(code)} in both. If the column is right, add --column '{column}={CODE}'"
+            ]
+    return []
 
 
 class _UnorderedDays(DataError):
@@ -172,7 +204,8 @@ def _read_in_one_order(files: Sequence[Path], form: _Form, read: Callable[[Path,
 
 
 _SEPARATOR = re.compile(rb"[,;\t|]")
-_DAY = re.compile(r"[12][0-9]{3}(-?)[01][0-9]\1[0-3][0-9]")
+_NOT_ALONE = re.compile(rb'[,;\t|"\x00\x80-\xff]')
+"""What a line above the header lacks: separators, quotation marks, and bytes of UTF-16 and other encodings."""
 
 
 def _stem(file: Path) -> str:
@@ -240,10 +273,11 @@ def _recognized(file: Path, form: _Form) -> tuple[_Form, list[str]]:
     with reading(file, "CSV"), open_unpacked(file, error=DataError) as stream:
         line, _, rest = stream.read(_MAX_LINE_LENGTH).partition(b"\n")
     notes = []
-    if not _SEPARATOR.search(line) and len(_SEPARATOR.findall(rest.partition(b"\n")[0])) > 1:
+    second = rest.partition(b"\n")[0]
+    if line.strip() and not _NOT_ALONE.search(line) and second.isascii() and len(_SEPARATOR.findall(second)) > 1:
         form = dataclasses.replace(form, skipped=1)
         notes.append("the first line was left out, because it has one value: the second one is the header")
-        line = rest.partition(b"\n")[0]
+        line = second
     if _is_utf8(form.encoding) and is_chinese(line):
         form = dataclasses.replace(form, encoding="gb18030")
         notes.append(
@@ -269,6 +303,7 @@ def _tidied(
 ) -> Table:
     """Return a raw table with normalized column names and parsed values."""
     names = column_names(raw, form.columns, file, code=code)
+    unused = unused_code(raw, form.columns) if code is not None and CODE not in names.values() else None
     chosen = raw[list(names)]
     if not chosen.columns.is_unique:
         twice = chosen.columns[chosen.columns.duplicated()][0]
@@ -297,7 +332,16 @@ def _tidied(
     }
     if code is not None and CODE not in sources:
         renamed[CODE] = "the name of the file"
-    return Table(pd.DataFrame(made), file, days.seconds, first_line, tuple(notes), renamed, year_last=days.year_last)
+    return Table(
+        pd.DataFrame(made),
+        file,
+        days.seconds,
+        first_line,
+        tuple(notes),
+        renamed,
+        year_last=days.year_last,
+        unused=unused,
+    )
 
 
 def _read_csv(file: Path, form: _Form) -> tuple[pd.DataFrame, str]:

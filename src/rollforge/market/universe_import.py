@@ -133,7 +133,7 @@ def import_universe(
         header, rows = _cells(file)
     if not rows:
         raise DataError(f"{file} contains no members.")
-    place = _columns(file, header, rows, dict(columns or {}))
+    place = _columns(file, header, rows, dict(columns or {}), provider)
     spans, notes = _spans(file, rows, place, provider)
     members, left_out = _known(provider, _merged(spans), file)
     inside = membership(members, provider.calendar())
@@ -210,10 +210,12 @@ def _is_day(cell: object) -> bool:
     return True
 
 
-def _columns(file: Path, header: list[str] | None, rows: Cells, given: dict[str, str]) -> dict[str, int]:
+def _columns(
+    file: Path, header: list[str] | None, rows: Cells, given: dict[str, str], provider: Provider
+) -> dict[str, int]:
     """Return {instrument, start, end, date: column index} for the existing columns."""
     if header is None:
-        return _by_position(file, rows)
+        return _by_position(file, rows, provider)
     for column, meaning in given.items():
         if column not in header:
             raise DataError(f"{file} has no column {column!r}.{nearest(column, header)} It has: {', '.join(header)}.")
@@ -236,28 +238,19 @@ def _columns(file: Path, header: list[str] | None, rows: Cells, given: dict[str,
     return place
 
 
-def _by_position(file: Path, rows: Cells) -> dict[str, int]:
+def _by_position(file: Path, rows: Cells, provider: Provider) -> dict[str, int]:
     days = [_is_day(c) for c in rows[0][1]]
     if not any(days) and len(days) == 1:
         return {"instrument": 0}
     if len(days) >= 3 and days[1] and days[2]:
         return {"instrument": 0, "start": 1, "end": 2}
-    more = next((row for _, row in rows if not all(map(_is_number, row[2:]))), None)  # a weight may follow
-    if len(days) >= 2 and days[0] and not days[1] and more is None:
-        return {"date": 0, "instrument": 1}
+    if len(days) >= 2 and days[0] and not days[1] and not any(provider.has(str(c)) for _, row in rows for c in row[2:]):
+        return {"date": 0, "instrument": 1}  # a weight or a name may follow
     raise DataError(
         f"{file}, {rows[0][0]}: expected code, first day, last day; or date, code; or only code; found "
         f"{first_few([str(cell) for cell in rows[0][1]])!r}. Add a header line such as 'instrument,start,end', and quote lists "
         'of codes: 2024-01-02,"AAPL,MSFT".'
     )
-
-
-def _is_number(cell: object) -> bool:
-    try:
-        float(str(cell))
-    except ValueError:
-        return False
-    return True
 
 
 def _spans(
