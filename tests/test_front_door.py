@@ -321,6 +321,8 @@ def test_the_page_of_errors_is_complete() -> None:
 OF_ANY_TYPE = {
     "BaseModel.__call__": "what the user's predict() returns",
     "DataHandler.fetch": "with squeeze=True a frame, a series or a number, as in Qlib",
+    "DatasetH.get_max_time": "a bound of a segment, as the user wrote it",
+    "DatasetH.get_min_time": "a bound of a segment, as the user wrote it",
     "DatasetH.prepare": "for a tuple, which is a list of names or a pair of days, as in Qlib",
     "Ensemble.__call__": "what the user's class makes of the objects",
     "SingleKeyEnsemble.__call__": "the only value in a dict of any objects",

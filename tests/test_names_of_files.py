@@ -171,7 +171,7 @@ def test_nothing_is_written_outside_a_data_folder(what: str, name: str, tmp_path
     code, field, universe = (
         name if what == w else v for w, v in (("instrument", code), ("field", field), ("universe", universe))
     )
-    with pytest.raises(DataError, match=f"name of a {what}"):
+    with pytest.raises(DataError, match=f"name of an? {what}"):
         write_folder(tmp_path / "d", DAYS, {code: (0, {field: np.ones(3)})}, {universe: spans("A")["all"]})
     assert not (tmp_path / "d").exists()
 

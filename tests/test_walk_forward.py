@@ -1424,7 +1424,7 @@ UNUSABLE: list[tuple[Any, dict[str, Any], str]] = [
     (
         lambda: columns().assign(day=lambda f: f.groupby("stock").cumcount()),
         {"time": "day"},
-        r"in row 0, '0' is not a date.*to_datetime\(frame\['day'\], unit='s'\).*to_timedelta\(frame\['day'\], unit='D'\)",
+        r"in row 0, '0' is not a date.*to_timedelta\(frame\['day'\], unit='s'\).*to_timedelta\(frame\['day'\], unit='D'\)",
     ),
     (lambda: columns()[["day", "stock", "y"]], {}, "no column of features"),
     (lambda: columns().iloc[:0], {}, "has no rows"),

@@ -648,7 +648,8 @@ class DataHandlerLP(DataHandler):
             self.fit()
         else:
             self._fix(False)
-            self._set_up = None
+            if self._set_up is not None:
+                self._set_up, self._hold_learned = None, frozenset()
         if init_type != self.IT_LS:
             self._stage(self.DK_L)
         self._stage(self.DK_I)
@@ -665,7 +666,8 @@ class DataHandlerLP(DataHandler):
 
     def process_data(self, with_fit: bool = False) -> None:
         """Process the data, by default with what the processors have learned before; see :meth:`setup_data`."""
-        self.setup_data(init_type=self.IT_FIT_SEQ if with_fit else self.IT_LS)
+        # A class of one's own may call this in its setup_data(), as Qlib's does.
+        DataHandlerLP.setup_data(self, init_type=self.IT_FIT_SEQ if with_fit else self.IT_LS)
 
     def fit_process_data(self) -> None:
         """Fit each processor to the result of the previous one, and process the data."""
@@ -691,14 +693,22 @@ class DataHandlerLP(DataHandler):
         learners = [p for p in self.get_all_processors() if learns(p)]
         if self._fixed or self._set_up is None or not learners or self._learn_the_same(learners):
             return
-        if not self._hold_learned >= {self.DK_I, self.DK_L}:
-            now, self._extent, self._set_up = self._extent, self._set_up, None
+        missing = [stage for stage in self._learning_stages() if stage not in self._hold_learned]
+        if missing:
+            former = object.__new__(type(self))  # with the same processors; readers of this one keep its range
+            former.__dict__.update(self.__dict__, _set_up=None)
+            former._extent, former._loaded = self._set_up, None
             try:
-                for stage in (self.DK_I, self.DK_L):
-                    self._fit_stage(stage)
-            finally:
-                self._set_up, self._extent = self._extent, now
+                for stage in missing:
+                    former._fit_stage(stage)
+            except DataError as exc:
+                log.warning("What the processors have learned is not known: %s They learn from the present range.", exc)
+                return
         self._fix(True)
+
+    def _learning_stages(self) -> list[str]:
+        """Return the stages whose own processors learn something."""
+        return [stage for stage in (self.DK_I, self.DK_L) if any(map(learns, self._own_steps(stage)))]
 
     def _fit_stage(self, stage: str) -> None:
         """Let the processors of a stage learn; those of a panel in the cache may not have done so in this object."""
@@ -716,6 +726,7 @@ class DataHandlerLP(DataHandler):
         own = all(type(p).__module__.startswith("rollforge.") and not isinstance(p, Adapted) for p in learners)
         universes = [describe_universe(extent[0]) for extent in (self._set_up, self._extent)]
         same = universes[0] == universes[1] is not None and self._set_up[1] == self.start_time
+        same = same and all(p.any_range for p in self.get_all_processors())
         return own and same and all(self._fits_inside(learners, end) for end in (self._set_up[2], self.end_time))
 
     @property
@@ -758,9 +769,12 @@ class DataHandlerLP(DataHandler):
 
     def _note_learned(self, stage: str, held: bool) -> None:
         """Note whether the processors of a stage have what they learn from the data of the last set-up."""
-        if not self._fixed:
-            held = held and self._set_up is None
-            self._hold_learned = self._hold_learned | {stage} if held else self._hold_learned - {stage}
+        if self._fixed:
+            return
+        if self._set_up is not None:  # the range has changed since
+            self._hold_learned -= {stage}
+        elif held:
+            self._hold_learned |= {stage}
 
     @staticmethod
     def _fits_inside(chain: Sequence[Processor], end: Any) -> bool:

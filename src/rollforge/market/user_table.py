@@ -700,8 +700,8 @@ def _counting(name: object) -> str:
     """Return how to convert a column of numbers that are not days."""
     column = f"frame[{name!r}]"
     return (
-        f" If it counts seconds, convert it: pandas.to_datetime({column}, unit='s'). If it counts periods, give each a day: "
-        f"pandas.Timestamp('2000-01-01') + pandas.to_timedelta({column}, unit='D')."
+        f" If it counts seconds, convert it: pandas.Timestamp('1970-01-01') + pandas.to_timedelta({column}, unit='s'). If it "
+        f"counts periods, give each a day: pandas.Timestamp('2000-01-01') + pandas.to_timedelta({column}, unit='D')."
     )
 
 

@@ -998,11 +998,12 @@ class TaskStoreSuite(TransitionSuite):
         check(**stale, status=Status.PART_DONE, started_at=0.0)
         fifth = self.claim(store, worker="c", lease=10, status=Status.PART_DONE)
         store.commit(fifth, "whole")
-        check(**{**stage, "result": "whole"}, status=Status.DONE, ended=0.0, started_at=0.0)
+        check(**{**stage, "result": "whole"}, status=Status.DONE, attempt=1, ended=0.0, started_at=0.0)
         assert fourth.token < fifth.token
         store.set_status(POOL, None, Status.WAITING)
         after = store.get(POOL, created.id)
-        assert (after.status, after.stage_from, after.failed_by) == (Status.WAITING, Status.WAITING, ())
+        assert (after.status, after.attempt, after.stage_from) == (Status.WAITING, 0, Status.WAITING)
+        assert after.failed_by == ()
         assert after.token == fifth.token + 1
 
     def test_a_last_failure_needs_no_backoff(self, store: TaskStore, clock: ManualClock) -> None:
