@@ -1095,26 +1095,42 @@ def test_a_class_of_a_script_is_trained_in_worker_processes(tmp_path: Path) -> N
             assert found[name].loc[start].to_numpy() == pytest.approx(times * train.mean(), rel=1e-6)
 
 
+TRAINING = SCRIPT.partition("frame = ")[0] + (
+    "from sklearn.linear_model import LinearRegression\n"
+    "frame = pd.read_parquet('table.parquet')\n"
+    "rollforge.walk_forward(Constant(), frame, label='y', train='6 months', start='2021-06-01', step=33, jobs=1)\n"
+)
+"""The code of a module that trains when it is imported."""
+
+
+def run_code(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "ROLLFORGE_HOME": str(folder / "home")}
+    command = [sys.executable, "-c", code]
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=200, check=False
+    )
+
+
 def test_a_module_that_trains_when_it_is_imported(tmp_path: Path) -> None:
     """A worker process that imports the module for its class ends with a message, and does not wait for its own task."""
     table(list("AB")).to_parquet(tmp_path / "table.parquet")
-    text = SCRIPT.partition("frame = ")[0] + (
-        "frame = pd.read_parquet('table.parquet')\n"
-        "rollforge.walk_forward(Constant(), frame, label='y', train='6 months', start='2021-06-01', step=33, jobs=1)\n"
-    )
-    (tmp_path / "training.py").write_text(text, encoding="utf-8")
-    environment = {**os.environ, "ROLLFORGE_HOME": str(tmp_path / "home")}
-    done = subprocess.run(
-        [sys.executable, "-c", "import training"],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
+    (tmp_path / "training.py").write_text(TRAINING, encoding="utf-8")
+    done = run_code("import training", tmp_path)
     assert done.returncode == 1
     assert "The module 'training' starts training when a worker process imports it" in done.stderr.splitlines()[-1]
+
+
+def test_a_process_of_another_program_imports_a_module_that_trains(tmp_path: Path) -> None:
+    """Servers start processes that import an application; these are not worker processes, and may train."""
+    table(list("AB")).to_parquet(tmp_path / "table.parquet")
+    (tmp_path / "training.py").write_text(TRAINING.replace("(Constant()", "(LinearRegression()"), encoding="utf-8")
+    done = run_code(
+        "import importlib, multiprocessing\n"
+        "process = multiprocessing.get_context('spawn').Process(target=importlib.import_module, args=('training',))\n"
+        "process.start()\nprocess.join()\nraise SystemExit(process.exitcode)\n",
+        tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_model_defined_on_the_spot(session: Session) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import fcntl
 import io
 import json
@@ -9,6 +10,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +185,27 @@ def test_a_kernel_that_another_process_compiles_is_awaited(cache: Path, monkeypa
     with lock.open("w") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
         np.testing.assert_equal(doubled(NUMBERS), TWICE)
+
+
+def test_processes_compile_side_by_side_what_another_could_not_write(cache: Path) -> None:
+    """The disk may be full: the code is not there when the lock becomes free, and nobody waits for a second one."""
+    cache.mkdir()
+    lock, waiting, compiling = cache / "full.o.lock", threading.Barrier(4), threading.Barrier(3)
+
+    def compile_it() -> None:
+        waiting.wait(5)
+        with jit._alone(cache / "full.o"):
+            compiling.wait(5)  # broken if they compile one after another
+
+    with lock.open("w") as other, concurrent.futures.ThreadPoolExecutor(3) as threads:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        processes = [threads.submit(compile_it) for _ in range(3)]
+        waiting.wait(5)
+        time.sleep(0.1)
+        fcntl.flock(other, fcntl.LOCK_UN)
+        for one in processes:
+            one.result(10)
+    assert not list(cache.iterdir())
 
 
 SIX_OPERATORS = ["Ref($x, 1)/$x - 1", "Mean($x, 5) + Abs($x)*2", "Mine($x)"]

@@ -141,6 +141,43 @@ def test_data_stay_in_the_cache_if_the_same_would_be_learned(session: Session, m
     assert len(handler.fetch()) > len(before)
 
 
+@pytest.mark.parametrize("state", [as_it_is, used, saved])
+@pytest.mark.parametrize("fit_end", ["2022-03-31", "2030-01-01", None])
+def test_an_open_range_has_grown_since_it_was_set_up(
+    fit_end: str | None, session: Session, state: Callable[..., DataHandlerLP]
+) -> None:
+    """Later days are processed with what was learned from the former ones, also if the fit window has not ended."""
+
+    def make() -> DataHandlerLP:
+        processor = Centred() if fit_end is None else ZScoreNorm("2022-02-01", fit_end, "feature")
+        loader = QlibDataLoader({"feature": (["$close"], ["x"]), "label": (["$open"], ["L"])})
+        return DataHandlerLP("all", "2022-02-01", None, loader, infer_processors=[processor])
+
+    with using(session.with_(data_until="2022-04-29")):
+        handler = state(make())
+        before = handler.fetch()
+    handler.setup_data(init_type="load_state")
+    after = handler.fetch()
+    assert after.index[-1][0] > pd.Timestamp("2022-05-01")
+    pd.testing.assert_frame_equal(after.loc[:"2022-04-29"], before)
+    relearned = used(make()).fetch()
+    assert np.allclose(relearned["x"], after["x"], equal_nan=True) == (fit_end == "2022-03-31")
+
+
+def test_a_changed_fit_window_counts_from_the_next_set_up(session: Session) -> None:
+    """Data that are set up from the state have the scale of the former fit window."""
+    norm = ZScoreNorm("2022-02-01", "2022-03-31", "feature")
+    handler = DataHandlerLP(
+        "all", "2022-02-01", "2022-04-29", QlibDataLoader({"feature": ["$close"]}), infer_processors=[norm]
+    )
+    before = used(handler).fetch()
+    handler.config(processor_kwargs={"fit_start_time": "2022-03-01"})
+    handler.setup_data(init_type="load_state")
+    pd.testing.assert_frame_equal(handler.fetch(), before)
+    handler.setup_data()
+    assert not np.allclose(handler.fetch(), before, equal_nan=True)
+
+
 @pytest.mark.parametrize("by_name", [True, False])
 def test_each_processor_is_fitted_to_the_raw_data(by_name: bool) -> None:
     """With ``fit_ind``, or ``fit()`` and ``process_data()``: the second one learns from 0 to 11, not from -1.6 to

@@ -270,12 +270,13 @@ def test_a_daily_stock_file_of_crsp(tmp_path: Path) -> None:
     first day and the volume of the last are missing. PERMNO is the instrument, as its ticker changes."""
     (tmp_path / "dsf.csv").write_text(
         "PERMNO,date,TICKER,PRC,OPENPRC,BIDLO,ASKHI,VOL,RET,CFACPR\n"
-        "10001,2024-01-02,OLD,100,99,98,101,1000,C,2\n10001,2024-01-03,OLD,-102,,101,103,0,0.02,2\n"
+        "10001,2024-01-02,OLD,100,99,98,101,1000,C,2\n10001,2024-01-03,OLD,-102,,-101,-103,0,0.02,2\n"
         "10001,2024-01-04,NEW,51,50,49,52,2000,0.0,1\n10001,2024-01-05,NEW,52,51,50,53,-99,0.0196,1\n"
     )
     done = call("data", "import", tmp_path / "dsf.csv", tmp_path / "market")
     assert done.exit_code == 0, done.stderr
-    assert "close was made positive in 1 row: it is the mean of bid and ask there" in done.stdout
+    for name in ("close", "high", "low"):
+        assert f"{name} was made positive in 1 row: it is the mean of bid and ask there" in done.stdout
     assert "adj_factor is 1 / CFACPR, which adjusts for splits, but not for dividends" in done.stdout
     rollforge.init(provider_uri=tmp_path / "market")
     found = D.features(["10001"], ["$open", "$high", "$low", "$close", "$volume", "$factor", "$ret"])
@@ -290,7 +291,9 @@ def test_a_daily_stock_file_of_crsp(tmp_path: Path) -> None:
 ROW_OF_A = {"date": "2024-01-02", "symbol": "A", "open": 10, "high": 12, "low": 9, "close": 11, "volume": 1000}
 
 
-@pytest.mark.parametrize("form", ["day files", "day files with days", "parts", "symbol=A", "date=2024-01-02"])
+@pytest.mark.parametrize(
+    "form", ["day files", "day files with days", "parts", "symbol=A", "date=2024-01-02", "year=2024"]
+)
 def test_a_folder_of_files_that_are_not_named_by_instruments(form: str, tmp_path: Path) -> None:
     """A file may have all instruments on a day, or a part of the table; what Spark and Polars put into the names of folders
     is a column."""
@@ -301,7 +304,13 @@ def test_a_folder_of_files_that_are_not_named_by_instruments(form: str, tmp_path
     )  # fmt: skip
     folder = tmp_path / "files"
     folder.mkdir()
-    if "=" in form:
+    if form == "year=2024":
+        days = table.pop("date").str.split("-", expand=True).astype(int)
+        table.assign(year=days[0], month=days[1], day=days[2]).to_parquet(
+            folder, partition_cols=["year", "month", "day"]
+        )
+        assert (folder / form / "month=1" / "day=2").is_dir()
+    elif "=" in form:
         table.to_parquet(folder, partition_cols=[form.partition("=")[0]])
         assert (folder / form).is_dir()
     elif form == "parts":
@@ -339,12 +348,17 @@ def test_a_file_is_named_by_its_instrument_or_by_something_else(
     assert line.split("\t")[0] == expected
 
 
-@pytest.mark.parametrize("wanted", ["price", "prc", "ticker"])
+@pytest.mark.parametrize("wanted", ["price", "prc", "crsp", "ticker"])
 def test_what_the_user_chooses_is_kept(wanted: str, tmp_path: Path) -> None:
     """A column that would get another name keeps it, and a sign is only changed in files of CRSP."""
-    header = {"price": "date,symbol,price,open,high,low", "prc": "date,symbol,prc,open,high,low"}
+    header = {
+        "price": "date,symbol,price,open,high,low",
+        "prc": "date,symbol,prc,open,high,low",
+        "crsp": "date,permno,prc,bid,ask",
+    }
     text = header.get(wanted, "date,ticker,prc,permno,high,low")
-    (tmp_path / "t.csv").write_text(f"{text}\n2024-01-02,A,{'-' * (wanted == 'prc')}5,1,1,1\n")
+    wanted = "prc" if wanted == "crsp" else wanted
+    (tmp_path / "t.csv").write_text(f"{text}\n2024-01-02,A,{'-' * (wanted == 'prc')}5,1,1{',1' * ('open' in text)}\n")
     columns = {"ticker": "instrument"} if wanted == "ticker" else {wanted: wanted}
     import_table(tmp_path / "t.csv", tmp_path / "market", columns=columns)
     rollforge.init(provider_uri=tmp_path / "market")

@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FunctionType
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 
@@ -223,20 +223,35 @@ _PATIENCE = 10.0
 
 @contextlib.contextmanager
 def _alone(file: Path) -> Iterator[None]:
-    """Wait until no other process compiles the code of a file; not for one that has been stopped."""
+    """Wait while another process compiles the code of a file; not for one that has been stopped.
+
+    A process that waited does not exclude others afterwards: the code is there, or it could not be written.
+    """
     lock = file.with_name(f"{file.name}.lock")
     with contextlib.ExitStack() as held:
         with contextlib.suppress(OSError):  # without a writable folder nothing is shared
             file.parent.mkdir(parents=True, exist_ok=True)
             handle = held.enter_context(lock.open("w"))
-            held.callback(lock.unlink, missing_ok=True)
-            until = time.monotonic() + _PATIENCE
-            while time.monotonic() < until:
-                with contextlib.suppress(BlockingIOError):
-                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                time.sleep(0.005)
+            held.callback(_unlink, lock)
+            if not _locked(handle):
+                until = time.monotonic() + _PATIENCE
+                while not _locked(handle) and time.monotonic() < until:
+                    time.sleep(0.005)
+                held.close()
         yield
+
+
+def _locked(handle: TextIO) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _unlink(file: Path) -> None:
+    with contextlib.suppress(OSError):
+        file.unlink()
 
 
 def _read(file: Path) -> bytes | None:
@@ -258,8 +273,7 @@ def _write(file: Path, code: bytes) -> None:
         draft.replace(file)
     except OSError as exc:
         log.info("Compiled code is not cached: %s", exc)
-        with contextlib.suppress(OSError):
-            draft.unlink()
+        _unlink(draft)
 
 
 @contextlib.contextmanager

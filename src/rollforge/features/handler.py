@@ -522,6 +522,8 @@ class DataHandlerLP(DataHandler):
         None  # universe and range of the last set-up; None: the present ones
     )
     _hold_learned: frozenset[str] = frozenset()  # stages whose processors have what they learned from the last set-up
+    _learned_until: pd.Timestamp | None = None  # the last day of the data from which they learned, if the range is open
+    _fits_differently = False  # whether arguments of processors have changed since
 
     def __init__(
         self,
@@ -584,9 +586,10 @@ class DataHandlerLP(DataHandler):
             See :meth:`DataHandler.config`.
         """
         if self._set_up is None:
-            self._set_up = self._extent
+            self._set_up = self._learned_extent
         super().config(**kwargs)
         if processor_kwargs:
+            self._fits_differently = True
             for processor in self.get_all_processors():
                 processor.config(**processor_kwargs)
             self._forget()
@@ -649,7 +652,7 @@ class DataHandlerLP(DataHandler):
         else:
             self._fix(False)
             if self._set_up is not None:
-                self._set_up, self._hold_learned = None, frozenset()
+                self._set_up, self._hold_learned, self._fits_differently = None, frozenset(), False
         if init_type != self.IT_LS:
             self._stage(self.DK_L)
         self._stage(self.DK_I)
@@ -660,7 +663,7 @@ class DataHandlerLP(DataHandler):
         with trust.of_restored(self):
             for processor in self.get_all_processors():
                 processor.fit(raw.copy(deep=False))
-        self._set_up = None
+        self._set_up, self._fits_differently = None, False
         self._hold_learned = frozenset((self.DK_I, self.DK_L))
         self._fix(True)
 
@@ -683,6 +686,11 @@ class DataHandlerLP(DataHandler):
         self.instruments, self.start_time, self.end_time = extent  # type: ignore[assignment]
         self._forget()
 
+    @property
+    def _learned_extent(self) -> tuple[object, object, object]:
+        """The universe and the range of the data from which the processors have learned, with the last day of an open one."""
+        return self.instruments, self.start_time, self._learned_until if self.end_time is None else self.end_time
+
     def _fix(self, fixed: bool) -> None:
         if fixed or self._fixed:
             self._forget()
@@ -691,6 +699,8 @@ class DataHandlerLP(DataHandler):
     def _keep_learned(self) -> None:
         """Let the processors keep what they learned from the data of the last set-up, or learn it now."""
         learners = [p for p in self.get_all_processors() if learns(p)]
+        if self._set_up is None and self._has_grown():
+            self._set_up = self._learned_extent
         if self._fixed or self._set_up is None or not learners or self._learn_the_same(learners):
             return
         missing = [stage for stage in self._learning_stages() if stage not in self._hold_learned]
@@ -705,6 +715,10 @@ class DataHandlerLP(DataHandler):
                 log.warning("What the processors have learned is not known: %s They learn from the present range.", exc)
                 return
         self._fix(True)
+
+    def _has_grown(self) -> bool:
+        """Return whether an open range has later days than those from which the processors have learned."""
+        return self.end_time is None and self._learned_until is not None and self.days()[-1] > self._learned_until
 
     def _learning_stages(self) -> list[str]:
         """Return the stages whose own processors learn something."""
@@ -727,6 +741,7 @@ class DataHandlerLP(DataHandler):
         universes = [describe_universe(extent[0]) for extent in (self._set_up, self._extent)]
         same = universes[0] == universes[1] is not None and self._set_up[1] == self.start_time
         same = same and all(p.any_range for p in self.get_all_processors())
+        same = same and not self._fits_differently
         return own and same and all(self._fits_inside(learners, end) for end in (self._set_up[2], self.end_time))
 
     @property
@@ -773,8 +788,11 @@ class DataHandlerLP(DataHandler):
             return
         if self._set_up is not None:  # the range has changed since
             self._hold_learned -= {stage}
-        elif held:
+            return
+        if held:
             self._hold_learned |= {stage}
+        if self.end_time is None and any(map(learns, self.get_all_processors())):
+            self._learned_until = self.days()[-1]
 
     @staticmethod
     def _fits_inside(chain: Sequence[Processor], end: Any) -> bool:

@@ -122,13 +122,21 @@ _PART = re.compile(r"(part|chunk|data)[-_.]?[0-9].*", re.IGNORECASE)
 
 
 def of_partition(path: Path) -> dict[str, str]:
-    """Return the instrument and the day in the names of folders such as ``symbol=AAPL/date=2024-01-02``."""
-    found = {}
-    for part in path.parts[:-1]:
-        name, _, value = part.partition("=")
+    """Return the instrument and the day in the names of folders such as ``symbol=AAPL/date=2024-01-02``.
+
+    The day may be spread over three folders, as in ``year=2024/month=01/day=02``.
+    """
+    found, parts = (
+        {},
+        {tidy(name): unquote(value) for part in path.parts[:-1] for name, _, value in [part.partition("=")]},
+    )
+    for name, value in parts.items():
         for meaning, usual in ((CODE, CODES[:_SURE]), (DATE, DATES[:5])):
-            if tidy(name) in usual:
-                found[meaning] = unquote(value)
+            if name in usual:
+                found[meaning] = value
+    numbers = [parts.get(name, "") for name in ("year", "month", "day")]
+    if DATE not in found and all(map(str.isdecimal, numbers)):
+        found[DATE] = "-".join(number.zfill(2) for number in numbers)
     return found
 
 

@@ -4,7 +4,7 @@ encodings."""
 from __future__ import annotations
 
 import re
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Collection, MutableMapping, Sequence
 
 import pandas as pd
 
@@ -158,26 +158,30 @@ def without_crsp_codes(raw: pd.DataFrame) -> pd.DataFrame:
     return raw.assign(**found) if "prc" in raw and found else raw
 
 
-def convert_crsp(values: MutableMapping[str, pd.Series], sources: MutableMapping[str, object]) -> list[str]:
+def convert_crsp(
+    values: MutableMapping[str, pd.Series], sources: MutableMapping[str, object], chosen: Collection[str]
+) -> list[str]:
     """Give the columns of a daily stock file of CRSP their usual names and signs, in place, and return notes.
 
     A price below 0 is the mean of bid and ask on a day without a trade, and a volume of -99 is a missing one. ``cfacpr``
-    divides prices to adjust them for splits.
+    divides prices to adjust them for splits. Nothing is converted if the user has chosen the name ``prc``.
     """
     if (
         str(sources.get(CODE, "")).lower() != "permno"
         or "prc" not in values
+        or "prc" in chosen
         or not values.keys().isdisjoint(_CRSP.values())
     ):
         return []
     notes = []
     for name, usual in _CRSP.items():
-        if name in values:
-            values[usual], sources[usual] = values.pop(name), sources.pop(name)
-    quoted = int((values["close"] < 0).sum())
-    if quoted:
-        values["close"] = values["close"].abs()
-        notes.append(f"close was made positive in {counted(quoted, 'row')}: it is the mean of bid and ask there")
+        if name not in values:
+            continue
+        values[usual], sources[usual] = values.pop(name), sources.pop(name)
+        quoted = int((values[usual] < 0).sum())
+        if quoted:
+            values[usual] = values[usual].abs()
+            notes.append(f"{usual} was made positive in {counted(quoted, 'row')}: it is the mean of bid and ask there")
     if "volume" in values:
         values["volume"] = values["volume"].where(values["volume"] >= 0)
     if "cfacpr" in values:

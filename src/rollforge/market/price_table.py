@@ -326,7 +326,7 @@ def _tidied(
             made[str(name)] = numbers
     if len(made) == 2:
         raise DataError(f"{file} has no numeric column besides instrument and day.")
-    notes += convert_crsp(made, sources)
+    notes += convert_crsp(made, sources, form.columns.values())
     renamed = {
         name: str(source) for name, source in sources.items() if name in made and str(source).strip().lower() != name
     }

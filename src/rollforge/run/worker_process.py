@@ -62,6 +62,7 @@ __all__ = ["WorkerProcess", "call_in_child", "import_plugins_in_child", "portabl
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 _MEMORY_MARKS = ("bad_alloc", "MemoryError", "Cannot allocate memory", "std::length_error")
+_NAME = "rollforge-worker"
 _UNGUARDED_CODE = 78  # EX_CONFIG of sysexits.h
 _UNGUARDED = (
     "The script starts training again when a worker process imports it. Put what it does, except for imports and "
@@ -81,7 +82,7 @@ def _check_not_importing() -> None:
     ConfigError
         If this thread or the main one is importing a module.
     """
-    if multiprocessing.parent_process() is None:
+    if multiprocessing.current_process().name != _NAME:
         return
     frames = sys._current_frames()
     for thread in {threading.get_ident(), threading.main_thread().ident}:
@@ -306,7 +307,7 @@ class WorkerProcess:
         os.ftruncate(self._log.fileno(), 0)
         ours, theirs = self._context.Pipe(duplex=True)
         process = self._context.Process(
-            target=worker_main, name="rollforge-worker",
+            target=worker_main, name=_NAME,
             args=(
                 self._session, replace(self._job, on_death=None), theirs, Inherited(self._log.fileno()),
                 self._log_file, drivers.registered(), self._modules,
