@@ -268,6 +268,21 @@ def test_windows_treat_infinities_as_missing() -> None:
     assert compute("Count($x,3)", x=x).tolist() == [1.0, 2.0, 3.0]
 
 
+WINDOWS = [f"{name}($x,{n})" for name in ("Mean", "Sum", "Std", "Var", "Skew", "Kurt", "Mad", "Rank", "WMA", "Max", "Min",
+           "IdxMax", "IdxMin", "Med", "Rsquare", "Resi", "Slope", "EMA") for n in (5, 0)]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", [*WINDOWS, "Quantile($x,5,0.2)", "Corr($x,$y,5)", "Cov($x,$y,5)", "EMA($x,0.3)"])
+def test_every_window_ignores_infinities(text: str) -> None:
+    """An infinite value changes a result no more than a missing one, on its own day and on those that follow."""
+    rng = np.random.default_rng(8)
+    for flat in (False, True):
+        x, y = (np.full(40, 2.0) if flat else rng.integers(1, 9, 40).astype(float)), rng.normal(size=40)
+        missing = np.where(rng.random(40) < 0.3, np.nan, x)
+        infinite = np.where(np.isnan(missing), rng.choice([math.inf, -math.inf], 40), x)
+        np.testing.assert_array_equal(compute(text, x=infinite, y=y), compute(text, x=missing, y=y), err_msg=text)
+
+
 def test_elementwise_operators_keep_float32() -> None:
     """float32 combined with a plain number stays float32 as in numpy, and windows return float64, as in pyqlib."""
     x = np.array([1.5, 2.5], np.float32)

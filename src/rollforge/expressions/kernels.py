@@ -153,7 +153,7 @@ def quantile(x, begin, end, n, q, windows, out):  # type: ignore[no-untyped-def]
 def _places(w, v):  # type: ignore[no-untyped-def]
     less, equal = 0, 0
     for k in range(w.size):
-        less += 1 if w[k] < v else 0
+        less += 1 if w[k] < v and w[k] > -np.inf else 0
         equal += 1 if w[k] == v else 0
     return less, equal
 

@@ -235,7 +235,7 @@ def regression(x, begin, end, n, rsquare, residual, slope):  # type: ignore[no-u
                 continue
             if same >= c:
                 slope[i, t] = 0.0
-                residual[i, t] = x[i, t] - x[i, t]  # NaN if missing
+                residual[i, t] = x[i, t] - x[i, t]  # NaN if missing or infinite
                 continue
             yy, kk, ky = s2 - s1 * s1 / c, skk - sk * sk / c, sky - sk * s1 / c
             if left < 0 or not (yy > 1e-4 * peak and ky * ky > 1e-8 * kk * yy):
@@ -247,10 +247,8 @@ def regression(x, begin, end, n, rsquare, residual, slope):  # type: ignore[no-u
             slope[i, t] = ky / kk
             if yy > c * (FLAT * pivot) ** 2:
                 rsquare[i, t] = ky * ky / (kk * yy)
-            if c > 2 or not np.isfinite(x[i, t]):
-                residual[i, t] = x[i, t] - pivot - s1 / c - ky / kk * (t - origin - sk / c)
-            else:  # two points define their line
-                residual[i, t] = 0.0
+            if np.isfinite(x[i, t]):  # two points define their line
+                residual[i, t] = x[i, t] - pivot - s1 / c - ky / kk * (t - origin - sk / c) if c > 2 else 0.0
 
 
 @reordering
