@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings, strategies as st
+from tests.record.conftest import FREE, MakeMarket, days_of, nan, scores
 
 from rollforge.build import build
 from rollforge.errors import BuildError, ConfigError, DataError, DataNotFound
@@ -427,3 +428,78 @@ def test_speed(tmp_path: Path) -> None:
     report = _run(signal, session, start_time=None, end_time=None, topk=50, n_drop=5, account=1e8).report
     assert len(report) == 650
     assert time.process_time() - start < 5
+
+
+# -- notes on what a person would not expect -----------------------------------------------------------------------------
+
+
+def _top(session: Session, table: dict[str, list[float]], **options: Any) -> BacktestResult:
+    """Backtest a signal, at no cost, from the first day of the market on."""
+    own = {k: options.pop(k) for k in ("topk", "n_drop", "hold_thresh", "count_delisted") if k in options}
+    strategy = TopkDropoutStrategy(signal=scores(table), **{"topk": 1, "n_drop": 1, **own})
+    exchange = {**FREE, **options.pop("exchange", {})}
+    kept = {"start_time": days_of(1)[0], "account": 1000.0, "exchange_kwargs": exchange, "session": session}
+    return run_backtest(strategy, **{**kept, **options})
+
+
+def test_the_return_of_a_benchmark_spans_its_gaps(make_market: MakeMarket) -> None:
+    """An index at 100, missing, 110 has earned 10 %, which is counted on the third day, and a note says so."""
+    session = make_market({"A": [10] * 4, "INDEX": [100, nan, 110, 121], "OTHER": [10, 10, 10, 10]})
+    result = _top(session, {"A": [1] * 4}, benchmark="INDEX")
+    assert result.report["bench"].tolist() == pytest.approx([0, 0, 0.1, 0.1])
+    assert "the benchmark has no return on 1 of 4 days" in result.notes[0]
+    both = _top(session, {"A": [1] * 4}, benchmark=["INDEX", "OTHER"])
+    assert both.report["bench"].tolist() == pytest.approx([0, 0, 0.05, 0.05])
+
+
+def test_prices_are_no_returns_of_a_benchmark(make_market: MakeMarket) -> None:
+    """A benchmark that is given as prices is an error that says how returns are computed."""
+    session = make_market({"A": [10] * 4})
+    with pytest.raises(ConfigError, match=r"pct_change"):
+        _top(session, {"A": [1] * 4}, benchmark=pd.Series([100, 101, 102, 103.0], index=days_of(4)))
+
+
+def test_infinite_scores_are_missing(make_market: MakeMarket) -> None:
+    """An infinite score does not make an instrument the best one; a note says how many there are."""
+    session = make_market({"A": [10] * 3, "B": [10] * 3})
+    result = _top(session, {"A": [np.inf] * 3, "B": [1] * 3})
+    assert result.trades["instrument"].tolist() == ["B"]
+    assert result.notes == ("3 scores are infinite; they are treated as missing",)
+
+
+def test_days_without_scores_give_a_note(make_market: MakeMarket) -> None:
+    """After a window that failed, holdings are kept, and a note has the number of days and the first one."""
+    session = make_market({"A": [10] * 6, "B": [10] * 6})
+    result = _top(session, {"A": [2, 2, nan, nan, 2], "B": [1, 1, nan, nan, 1]})
+    assert result.notes == (
+        "there are no scores on 2 of 6 days, the first is 2021-03-03: holdings were kept on the days after these",
+    )
+
+
+def test_a_universe_as_small_as_topk_gives_a_note(make_market: MakeMarket) -> None:
+    """The only instrument is sold and bought again, as in Qlib, and a note says so; n_drop=0 keeps it."""
+    session = make_market({"A": [10] * 5})
+    result = _top(session, {"A": [1] * 5})
+    assert result.report["turnover"].tolist() == pytest.approx([0, 0.95, 0.95, 0.95, 0.95])
+    assert "on 2 of 5 days holdings were sold without a replacement" in result.notes[0]
+    kept = _top(session, {"A": [1] * 5}, n_drop=0)
+    assert len(kept.trades) == 1
+    assert kept.notes == ()
+
+
+def test_more_holdings_than_topk_give_a_note(make_market: MakeMarket) -> None:
+    """If a holding is suspended when it is to be replaced, two are held, and a note says on how many days."""
+    session = make_market({"A": [10, 10, nan, 10, 10], "B": [10] * 5})
+    result = _top(session, {"A": [2, 0, 0, 0, 0], "B": [1] * 5})
+    assert [len(p.get_stock_list()) for p in result.positions.values()] == [0, 1, 2, 1, 1]
+    assert "on 1 of 5 days more instruments were held than topk (1)" in result.notes[0]
+
+
+def test_purchases_below_the_trade_unit_give_a_note(make_market: MakeMarket) -> None:
+    """An account that cannot pay a unit does not trade, and a note says what a unit costs: 100 raw shares at 5."""
+    session = make_market({"A": {"close": [10.0] * 3, "factor": [2.0] * 3}})
+    result = _top(session, {"A": [1] * 3}, account=400.0, exchange={"trade_unit": 100})
+    assert (result.report["value"] == 0).all()
+    assert "2 purchases were smaller than the trade unit of 100 shares" in result.notes[0]
+    assert "A on 2021-03-02, a unit of which costs 500." in result.notes[0]
+    assert _top(session, {"A": [1] * 3}, account=1000.0, n_drop=0, exchange={"trade_unit": 100}).notes == ()

@@ -249,6 +249,27 @@ def test_results_do_not_depend_on_the_unit_of_prices(make_market: MakeMarket, sc
 # -- units, costs, volumes ---------------------------------------------------------------------------------------------
 
 
+def test_units_of_less_than_a_share(make_market: MakeMarket) -> None:
+    """A purchase is rounded down to units of 0.001, as of a cryptocurrency, and does not grow by a tenth of a share."""
+    session = make_market({"BTC": [50000.0, 50000.0]})
+    result = trade(session, {0: [("BTC", 0.1905)], 1: [("BTC", -0.0508)]}, n=2, account=10_000, trade_unit=0.001)
+    assert result.trades["deal_amount"].tolist() == pytest.approx([0.19, -0.05])
+    assert result.report["cash"].tolist() == pytest.approx([500, 3000])
+
+
+@pytest.mark.parametrize(
+    ("price", "cost", "amount"), [(10.01, 0, 99), (10.0, 0, 100), (10.0, 0.0005, 99), (9.99, 0.002, 99)]
+)
+def test_rounding_does_not_spend_more_than_there_is(
+    make_market: MakeMarket, price: float, cost: float, amount: float
+) -> None:
+    """Of 1,000, at 10.01 a share, 99 shares are bought, although 99.9 is within the tolerance of 100."""
+    session = make_market({"A": [price]})
+    result = trade(session, {0: [("A", 100.0)]}, n=1, trade_unit=1, open_cost=cost)
+    assert result.trades["deal_amount"].tolist() == [amount]
+    assert result.report["cash"].iloc[0] >= -1e-3
+
+
 def test_trade_units_and_odd_lots(make_market: MakeMarket) -> None:
     """Purchases are whole units of raw shares; a holding is sold completely, even if it is not a whole number of
     units."""

@@ -79,6 +79,8 @@ class Ledger:
     """Records of a backtest, written at the end of each day."""
 
     start_value: float
+    held_at_start: int = 0
+    """Number of instruments that the account holds before the first day."""
     rows: list[tuple[float, ...]] = field(default_factory=list)
     positions: Positions = field(default_factory=dict)
     trades: list[Trade] = field(default_factory=list)

@@ -31,6 +31,7 @@ from rollforge.record.exchange import Exchange
 from rollforge.record.executor import SimulatorExecutor
 from rollforge.record.file_orders import FileOrderStrategy
 from rollforge.record.market import Floats, Market
+from rollforge.record.notes import Notes
 from rollforge.record.position import Position
 from rollforge.record.quotes import open_market
 from rollforge.record.review import review
@@ -187,7 +188,7 @@ def run_by_steps(
     begin, days = _days(calendar, strategy, start_time, end_time, where)
     cash, holdings = _start(account, where)
     market = _market(provider, rules, strategy, list(holdings), calendar, days, where)
-    bench = _benchmark(benchmark, days, session, where)
+    bench = _benchmark(benchmark, days, session, where, market.notes)
     trading_account = _opened(cash, holdings, calendar[begin - 1] if begin else None, days[0], session, where)
     steps = TradeCalendarManager(calendar, begin, len(days))
     ledger = yield from _trade(strategy, executor, trading_account, market, steps)
@@ -211,7 +212,8 @@ def _trade(
     steps: TradeCalendarManager,
 ) -> Generator[BaseTradeDecision, None, Ledger]:
     """Run the strategy day by day."""
-    exchange, ledger = Exchange(market), Ledger(account.value)
+    exchange = Exchange(market)
+    ledger = Ledger(account.value, len(account.current_position.get_stock_list()))
     first = len(market.days) - steps.trade_len  # the market may have earlier quotes
     common = CommonInfrastructure(trade_account=account, trade_exchange=exchange)
     level = LevelInfrastructure(trade_calendar=steps, executor=executor, common_infra=common)
@@ -561,25 +563,17 @@ def _opened(
     return Account(Position(cash, entries), init_cash=cash)
 
 
-def _benchmark(benchmark: object, days: Days, session: Session, where: str) -> Floats:
+def _benchmark(benchmark: object, days: Days, session: Session, where: str, notes: Notes) -> Floats:
     """Return the benchmark's return on each day; 0 if it has none, as in Qlib."""
     if benchmark is None:
         return np.zeros(len(days))
-    if not isinstance(benchmark, (str, list, tuple)):
-        given = day_rows(benchmark, "The benchmark", days_alone=True)
-        if given.index.nlevels > 1 or (isinstance(given, pd.DataFrame) and given.shape[1] != 1):
-            raise DataError("The benchmark must be a code, a list of codes, or one return for each day.")
-        returns = pd.Series(given.to_numpy(np.float64).ravel(), index=given.index.normalize())
+    if isinstance(benchmark, (str, list, tuple)):
+        returns, rest = (
+            _returns_of_codes(benchmark, days, session, where),
+            ", and the next return is since the last price",
+        )
     else:
-        codes = [benchmark] if isinstance(benchmark, str) else benchmark
-        try:
-            frame = features(codes, ["$close/Ref($close, 1)-1"], days[0], days[-1], session=session)
-        except DataError as exc:
-            raise DataNotFound(
-                f"The benchmark {benchmark!r} has no data from {days[0]} to {days[-1]}: {exc} Choose another "
-                f"one in {where}.benchmark, or null for none."
-            ) from exc
-        returns = frame.iloc[:, 0].astype(np.float64).groupby(level="datetime").mean()
+        returns, rest = _given_returns(benchmark, where), ""
     found = returns.reindex(pd.DatetimeIndex(days)).to_numpy(np.float64)
     if np.isnan(found).all():
         raise DataNotFound(
@@ -588,6 +582,39 @@ def _benchmark(benchmark: object, days: Days, session: Session, where: str) -> F
         )
     missing = int(np.isnan(found[1:]).sum())
     if missing:
-        log.warning("the benchmark has no return on %d of %d days; they count as 0", missing, len(days))
+        notes.add("the benchmark has no return on %d of %d days; they count as 0%s", missing, len(days), rest)
     bench: Floats = np.nan_to_num(found)
     return bench
+
+
+def _given_returns(benchmark: object, where: str) -> pd.Series:
+    """Return a benchmark that is given as returns by day."""
+    given = day_rows(benchmark, "The benchmark", days_alone=True)
+    if given.index.nlevels > 1 or (isinstance(given, pd.DataFrame) and given.shape[1] != 1):
+        raise DataError("The benchmark must be a code, a list of codes, or one return for each day.")
+    returns = pd.Series(given.to_numpy(np.float64).ravel(), index=given.index.normalize())
+    if returns.median() > 1:  # more than doubled on most days
+        raise ConfigError(
+            f"the benchmark must be returns by day, such as 0.01 for 1 %, but its median is {returns.median():g}, as of "
+            "prices. Pass prices.pct_change().",
+            path=f"{where}.benchmark",
+        )
+    return returns
+
+
+def _returns_of_codes(benchmark: Any, days: Days, session: Session, where: str) -> pd.Series:
+    """Return the mean return of instruments on the days on which they have a price, since the last such day.
+
+    A price before the first day is looked for on the 30 days before it.
+    """
+    codes = [benchmark] if isinstance(benchmark, str) else benchmark
+    try:
+        closes = features(codes, ["$close"], days[0] - 30 * ONE_DAY, days[-1], session=session)["$close"]
+    except DataError as exc:
+        raise DataNotFound(
+            f"The benchmark {benchmark!r} has no data from {days[0]} to {days[-1]}: {exc} Choose another "
+            f"one in {where}.benchmark, or null for none."
+        ) from exc
+    known = closes.astype(np.float64).dropna()
+    returns: pd.Series = known.groupby(level="instrument").pct_change().groupby(level="datetime").mean()
+    return returns

@@ -12,7 +12,7 @@ import pandas as pd
 from rollforge.dates import DayLike, read_day, read_time
 from rollforge.errors import ConfigError, nearest
 from rollforge.record.decision import Order, OrderDir, OrderHelper
-from rollforge.record.market import Fill, Floats, Market
+from rollforge.record.market import Fill, Floats, Market, whole_units
 from rollforge.record.position import Position
 
 if TYPE_CHECKING:
@@ -258,12 +258,12 @@ class Exchange:
         start_time: DayLike | None = None,
         end_time: DayLike | None = None,
     ) -> float:
-        """Return an amount rounded down to whole trade units, with a tolerance of a tenth of a share."""
+        """Return an amount rounded down to whole trade units, see :func:`~rollforge.record.market.whole_units`."""
         unit = self.market.unit
         if unit is None:
             return deal_amount
         known = self._known_factor(factor, stock_id, start_time, end_time)
-        return (deal_amount * known + 0.1) // unit * unit / known
+        return whole_units(deal_amount * known, unit) / known
 
     def _known_factor(
         self, factor: float | None, stock_id: str | None, start_time: DayLike | None, end_time: DayLike | None

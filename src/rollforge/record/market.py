@@ -13,12 +13,27 @@ from rollforge.record.decision import OrderDir
 from rollforge.record.notes import Notes
 from rollforge.record.rules import Rules
 
-__all__ = ["Fill", "Flags", "Floats", "Market"]
+__all__ = ["Fill", "Flags", "Floats", "Market", "whole_units"]
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 
 _TINY = 1e-5  # fills with a smaller value are ignored
+_ROUNDING = 1e-6  # relative error of amounts computed from float32 prices and factors
+
+
+def whole_units(shares: float, unit: float) -> float:
+    """Return `shares` rounded down to whole trade units.
+
+    As in Qlib, a number that is a tenth of a share below a whole unit counts as that unit, so that rounding errors of
+    factors do not lose it. A unit of less than a share, as of a cryptocurrency, has a tolerance of a tenth of the unit.
+
+    Examples
+    --------
+    >>> whole_units(199.95, 100), whole_units(199.85, 100), round(whole_units(0.19, 0.001), 9)
+    (200.0, 100.0, 0.19)
+    """
+    return (shares + 0.1 * min(unit, 1.0)) // unit * unit
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +102,11 @@ class Market:
         return day > int(self.last_day[place])
 
     def round_amount(self, day: int, place: int, amount: float) -> float:
-        """Return `amount` rounded down to whole trade units of raw shares, with a tolerance of a tenth of a share."""
+        """Return `amount` rounded down to whole trade units of raw shares, see :func:`whole_units`."""
         if self.unit is None:
             return amount
         factor = float(self.factor[day, place])
-        return (amount * factor + 0.1) // self.unit * self.unit / factor
+        return whole_units(amount * factor, self.unit) / factor
 
     def fill_order(
         self,
@@ -161,4 +176,9 @@ class Market:
         if cash < value + max(value * rate, least):
             by_rate = rate > 0 and cash >= least / rate + least
             wanted = min(wanted, (cash / (1 + rate) if by_rate else cash - least) / price)
-        return self.round_amount(day, place, wanted)
+        amount = self.round_amount(day, place, wanted)
+        paid = amount * price + max(amount * price * rate, least)
+        if self.unit is not None and amount > wanted and paid > cash * (1 + _ROUNDING):
+            # The tolerance of rounding must not spend more than there is.
+            amount = max(amount - self.unit / float(self.factor[day, place]), 0.0)
+        return amount

@@ -6,28 +6,74 @@ import numpy as np
 
 from rollforge.errors import first_few
 from rollforge.record.account import Ledger
+from rollforge.record.decision import OrderDir
 from rollforge.record.market import Market
 from rollforge.record.position import Position
+from rollforge.record.scores import SignalWCache
 from rollforge.record.strategy import BaseSignalStrategy, BaseStrategy, TopkDropoutStrategy
 
 __all__ = ["review"]
 
 
 def review(market: Market, strategy: BaseStrategy, ledger: Ledger, days: int) -> None:
-    """Add notes on equal scores, orders without quotes or volume, and holdings that cannot be sold."""
-    _equal_scores(market, strategy, days)
+    """Add notes on scores, sales without replacement, orders that were not filled, and holdings that cannot be sold."""
+    if isinstance(strategy, BaseSignalStrategy):
+        _scores(market, strategy, days)
+    if isinstance(strategy, TopkDropoutStrategy):
+        _replacements(market, strategy, ledger, days)
     _orders(market, ledger, days)
+    _small_orders(market, ledger, days)
     _holdings(market, strategy, ledger.last)
 
 
-def _equal_scores(market: Market, strategy: BaseStrategy, days: int) -> None:
-    tied = len(strategy.tied_days) if isinstance(strategy, BaseSignalStrategy) else 0
+def _scores(market: Market, strategy: BaseSignalStrategy, days: int) -> None:
+    if isinstance(strategy.signal, SignalWCache):
+        if strategy.signal.infinite:
+            market.notes.add("%d scores are infinite; they are treated as missing", strategy.signal.infinite)
+        _days_without_scores(market, strategy.signal, days)
+    tied = len(strategy.tied_days)
     if tied:
         market.notes.add(
             "on %d of %d days equal scores were on both sides of the selection threshold; equal scores are "
             "ordered by code",
             tied,
             days,
+        )
+
+
+def _days_without_scores(market: Market, signal: SignalWCache, days: int) -> None:
+    """Say on how many days between the first and the last score there is none, as after a window that failed."""
+    traded = market.days[len(market.days) - days :]
+    inside = traded[(traded >= signal.days[0]) & (traded <= signal.days[-1])]
+    without = np.setdiff1d(inside, signal.days)
+    if len(without):
+        market.notes.add(
+            "there are no scores on %d of %d days, the first is %s: holdings were kept on the days after these",
+            len(without),
+            days,
+            without[0],
+        )
+
+
+def _replacements(market: Market, strategy: TopkDropoutStrategy, ledger: Ledger, days: int) -> None:
+    if strategy.unreplaced_days:
+        market.notes.add(
+            "on %d of %d days holdings were sold without a replacement, because too few other instruments have a score: "
+            "with as few instruments as topk (%d), the worst are sold and bought again. Choose a smaller topk, or n_drop=0",
+            len(strategy.unreplaced_days),
+            days,
+            strategy.topk,
+        )
+    most = max(strategy.topk, ledger.held_at_start)
+    above = sum(len(position.get_stock_list()) > most for position in ledger.positions.values())
+    if above and strategy.count_delisted:
+        market.notes.add(
+            "on %d of %d days more instruments were held than topk (%d): if a holding cannot be sold, because it is "
+            "suspended, at its limit, or held for less than hold_thresh days, its replacement is bought all the same, with "
+            "the cash that is left",
+            above,
+            days,
+            strategy.topk,
         )
 
 
@@ -47,6 +93,29 @@ def _orders(market: Market, ledger: Ledger, days: int) -> None:
             "%s filled on days on which the instrument has a price but no trading volume (%s)",
             "1 order was" if len(idle) == 1 else f"{len(idle)} orders were",
             first_few(sorted(set(idle))),
+        )
+
+
+def _small_orders(market: Market, ledger: Ledger, days: int) -> None:
+    """Say how many purchases were rounded down to nothing."""
+    unit, first = market.unit, len(market.days) - days
+    if unit is None:
+        return
+    small = []
+    for step, order, fill in ledger.trades:
+        if order.direction is OrderDir.BUY and not fill.amount and fill.price > 0:
+            day, place = first + step, market.codes.index(order.stock_id)
+            raw_price = fill.price / market.factor[day, place]
+            if order.amount * fill.price < unit * raw_price:
+                small.append((order.stock_id, market.days[day], unit * raw_price))
+    if small:
+        market.notes.add(
+            "%s smaller than the trade unit of %g %s, and not made: the first is %s on %s, a unit of which costs %.10g. "
+            "Use a larger account, or another trade_unit",
+            "1 purchase was" if len(small) == 1 else f"{len(small)} purchases were",
+            unit,
+            "share" if unit == 1 else "shares",
+            *small[0],
         )
 
 

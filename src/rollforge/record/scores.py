@@ -98,7 +98,10 @@ class SignalWCache(Signal):
         self._is_frame = isinstance(given, pd.DataFrame)
         self._values = np.full((len(dates), len(self.codes), frame.shape[1]), np.nan)
         self._present = np.zeros(self._values.shape[:2], bool)
-        self._values[row, codes] = frame.to_numpy(np.float64)
+        values = frame.to_numpy(np.float64)
+        self.infinite = int(np.isinf(values[:, 0]).sum())
+        """Number of infinite scores, which are treated as missing: an infinite one would be the best of every day."""
+        self._values[row, codes] = np.where(np.isinf(values), np.nan, values)
         self._present[row, codes] = True
 
     def get_signal(self, start_time: DayLike, end_time: DayLike) -> pd.Series | pd.DataFrame | None:

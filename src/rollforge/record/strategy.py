@@ -186,11 +186,13 @@ class BaseSignalStrategy(BaseStrategy):
         self.signal = create_signal_from(signal)
         self.tied_days: set[int] = set()
         """Steps at which ties had to be broken by code."""
+        self.unreplaced_days: set[int] = set()
+        """Steps at which holdings were sold although too few other instruments could replace them."""
 
     def reset(self, *args: Any, **kwargs: Any) -> None:
         """Start a backtest; called once before the first day."""
         super().reset(*args, **kwargs)
-        self.tied_days = set()
+        self.tied_days, self.unreplaced_days = set(), set()
 
     def instruments(self) -> list[str] | None:
         """Return the codes of the signal; None if they are unknown, or a subclass overrides the decision."""
@@ -339,6 +341,8 @@ class TopkDropoutStrategy(BaseSignalStrategy):
         n = min(max(len(dropped) + self.topk - len(held), 0), self._candidate_limit(ranked))
         if self.method_buy == "top":
             self._note_tie(rest, n, scores.values, day)
+        if sells and len(held) - len(sells) + len(rest) < self.topk:
+            self.unreplaced_days.add(day)
         return sells + self._purchases(rest[:n], cash, day, market)
 
     def _candidate_limit(self, ranked: Indices) -> int:
