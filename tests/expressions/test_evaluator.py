@@ -155,6 +155,39 @@ def test_a_field_that_begins_later_has_windows_of_its_own_days(session: Session)
     assert own["IdxMax($turn,0)"].iloc[-1] == int(np.argmax(turn.to_numpy())) + 1
 
 
+@pytest.mark.parametrize(
+    ("expression", "days"),
+    [
+        *((text, (6, 38)) for text in ("$turn>500", "Not($turn>500)", "$turn!=0", "If($turn>500,1,-1)", "$turn**0", "1**$turn",
+          "If($turn>500,1,-1)+$close", "($turn>500)*$close", "$turn**0-$close", "2*($turn!=0)", "Greater($turn!=0,$close)",
+          "If($close>0,If($turn>500,1,-1),0)", "If($close>0,$turn>500,$close)", "($turn!=0)>0")),
+        *((text, (0, 38)) for text in ("Mask($close>0,'IDX')", "If(ChangeInstrument('IDX',$close)>0,1,-1)",
+          "ChangeInstrument('IDX',If($close>0,1,-1))*$close", "Mask($close,'IDX')**0+$close")),
+        *((text, (0, 40)) for text in ("($turn>0)&($close>0)", "Not($turn>0)|($close>0)", "If($turn>0,$close,1)",
+          "If(Mask($close>0,'IDX'),1,$close)")),
+    ],
+)  # fmt: skip
+def test_values_exist_on_the_days_of_the_data_that_they_are_computed_from(
+    session: Session, expression: str, days: tuple[int, int]
+) -> None:
+    """Conditions and powers too are missing on days before a field or another instrument begins, and after it ends."""
+    frame = features(["A"], [f"Greater({expression},-9)", expression, "$close"], session=session).loc["A"]
+    known = frame["$close"].notna().to_numpy()  # on the other days, results that depend on the close are missing anyway
+    expected = (np.arange(40) >= days[0]) & (np.arange(40) < days[1])
+    for place in (0, 1):
+        np.testing.assert_array_equal(frame.iloc[:, place].notna()[known], expected[known])
+
+
+def test_a_missing_condition_is_false(session: Session) -> None:
+    """On days that only the other data have, a condition is false where it is combined with others, and in If."""
+    texts = ["($turn>0)&($close>0)", "Not($turn>0)|($close<0)", "If($turn>0,1,0*$close)"]
+    frame = features(["A"], ["$turn", *texts], session=session).loc["A"]
+    before = frame.iloc[:6]
+    assert before["$turn"].isna().all()
+    assert not before[texts].any(axis=None)
+    assert frame.iloc[20][texts].tolist() == [1.0, 0.0, 1.0]
+
+
 @pytest.mark.parametrize("name", ["Max", "Min"])
 def test_windows_that_are_computed_together_have_the_values_of_each_alone(session: Session, name: str) -> None:
     """Positions too, bit for bit, also if days are missing; the window of all days (0) is the longest."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from rollforge.errors import DataError
 from rollforge.expressions.formulas import Array, Lifespans, SeriesSource, requests
-from rollforge.expressions.operators import Operator, is_built_in, operator
+from rollforge.expressions.operators import FILLING, Operator, is_built_in, operator
 from rollforge.expressions.tree import Call, Expression, Field, Number, Text
 from rollforge.market.provider import FieldBlock
 
@@ -59,6 +60,8 @@ class _Step:
     arguments: tuple[Any, ...]
     """Slots for series; numbers and strings as they are."""
     sources: Sources
+    fills: bool = False
+    """Whether a value may be other than missing on days on which the sources do not exist, such as a condition."""
     frees: list[int] = field(default_factory=list)
     """Slots that can be freed after this step."""
 
@@ -95,7 +98,7 @@ class EvaluationPlan:
             named = named_instrument(tree)
             if named is not None and isinstance(tree, Call):
                 self.named[tree] = named
-                step = _Step(tree, None, (), frozenset([tree]))
+                step = _Step(tree, None, (), frozenset([tree]), _fills(named[1]))
             elif isinstance(tree, Call):
                 step = self._call(tree)
             elif isinstance(tree, Text):
@@ -121,7 +124,8 @@ class EvaluationPlan:
             self._windows.setdefault(arguments[0].at, {}).setdefault(tree.name, set()).add(int(arguments[1]))
         inputs = [a.at for a, arg in zip(arguments, tree.args, strict=True) if isinstance(arg, (Field, Call))]
         sources = frozenset[str | Call]().union(*(self._steps[at].sources for at in inputs))
-        return _Step(tree, known, (tree, *arguments) if known.arguments == "*" else tuple(arguments), sources)
+        given = (tree, *arguments) if known.arguments == "*" else tuple(arguments)
+        return _Step(tree, known, given, sources, _fills(tree))
 
     def _plan_frees(self) -> list[list[int]]:
         """Record in each step, and return for each tree, the slots that can be freed after it.
@@ -153,6 +157,8 @@ class EvaluationPlan:
         shape: tuple[int, int],
         other_instruments: Mapping[Call, OtherInstrument],
         place: SeriesSource | None = None,
+        *,
+        complete: bool = False,
     ) -> Iterator[Array]:
         """Yield the value of each tree, (instruments, days); it is valid until the next one is requested.
 
@@ -166,23 +172,28 @@ class EvaluationPlan:
             The values of the calls in `named`.
         place : SeriesSource, optional
             Source of the data, for operators that load further series.
+        complete : bool
+            True makes each value missing on the days on which its tree does not exist, which turns conditions into numbers.
+            Otherwise values of these days have no meaning.
         """
         values: list[Any] = [None] * len(self._steps)
-        known: dict[Sources, Lifespans] = {}
         shared: dict[int, tuple[Any, dict[Any, Any]]] = {}
+
+        @functools.cache
+        def lives(sources: Sources) -> Lifespans:
+            begin, end = _lifespan(sources, blocks, shape[0], other_instruments)
+            return Lifespans(begin, end, shared, self.shares, place)
+
         done = 0
         for (steps, slot), frees in zip(self._ends, self._frees_after, strict=True):
             for step in self._steps[done:steps]:
                 if step.operator is None:
                     values[done] = _given(step.tree, blocks, shape, other_instruments)
                 else:
-                    if step.sources not in known:
-                        begin, end = _lifespan(step.sources, blocks, shape[0], other_instruments)
-                        known[step.sources] = Lifespans(begin, end, shared, self.shares, place)
-                    arguments = [values[a.at] if isinstance(a, _Slot) else a for a in step.arguments]
+                    arguments = [self._argument(step, a, values, lives) for a in step.arguments]
                     if not is_built_in(step.operator.name):  # user-defined operators may modify their arguments
                         arguments = [a.copy() if isinstance(a, np.ndarray) else a for a in arguments]
-                    values[done] = step.operator.compute(known[step.sources], *arguments)
+                    values[done] = step.operator.compute(lives(step.sources), *arguments)
                     if np.shape(values[done]) != shape:
                         raise DataError(
                             f"{step.operator.name} must return an array of shape {shape}, but returned "
@@ -193,9 +204,29 @@ class EvaluationPlan:
                 done += 1
                 for unneeded in step.frees:
                     _forget(values, unneeded, shared)
-            yield values[slot]
+            there = self._steps[slot]
+            yield _within(values[slot], lives(there.sources)) if complete and there.fills else values[slot]
             for unneeded in frees:
                 _forget(values, unneeded, shared)
+
+    def _argument(
+        self, step: _Step, argument: Any, values: Sequence[Any], lives: Callable[[Sources], Lifespans]
+    ) -> Any:
+        """Return an argument of a step; a series is missing on days that only the other arguments have.
+
+        A missing condition is false where only conditions are combined. The type does not depend on the days, which differ
+        between groups of instruments.
+        """
+        if not isinstance(argument, _Slot):
+            return argument
+        given, value = self._steps[argument.at], values[argument.at]
+        if not given.fills or given.sources == step.sources:
+            return value
+        floats = [a for a in step.arguments if isinstance(a, _Slot) and values[a.at].dtype.kind == "f"]
+        condition = isinstance(step.tree, Call) and step.tree.name == "If" and argument is step.arguments[0]
+        if value.dtype == np.bool_ and (condition or not floats):
+            return value & _there(value.shape[1], lives(given.sources))
+        return _within(value, lives(given.sources))
 
     def life(
         self, blocks: Mapping[str, FieldBlock], instruments: int, other_instruments: Mapping[Call, OtherInstrument]
@@ -206,6 +237,30 @@ class EvaluationPlan:
         """
         sources = frozenset[str | Call]().union(*(self._steps[slot].sources for _, slot in self._ends))
         return _lifespan(sources, blocks, instruments, other_instruments)
+
+
+def _fills(tree: Expression) -> bool:
+    """Return whether an expression may have values on days on which none of the data that it reads exist."""
+    if not isinstance(tree, Call):
+        return False
+    known = operator(tree.name)
+    if not is_built_in(tree.name) or tree.name in FILLING:
+        return True
+    return known.look == "none" and any(map(_fills, tree.args))
+
+
+def _within(value: Array, lives: Lifespans) -> Array:
+    """Return a series of numbers that is missing on the days on which its instrument does not exist."""
+    if value.dtype.kind != "f":
+        value = value.astype(np.float32 if value.dtype == np.bool_ else np.float64)
+    there = _there(value.shape[1], lives)
+    return value if there.all() else np.where(there, value, value.dtype.type(np.nan))
+
+
+def _there(days: int, lives: Lifespans) -> NDArray[np.bool_]:
+    """Return whether each instrument exists on each day."""
+    found: NDArray[np.bool_] = (np.arange(days) >= lives.begin[:, None]) & (np.arange(days) < lives.end[:, None])
+    return found
 
 
 def _given(

@@ -121,6 +121,8 @@ _add("ChangeInstrument", lambda s, t, x: x, "tx", on_instrument=0)
 _BUILT_IN = frozenset(_TABLE)
 _NAMES_TAKEN = _BUILT_IN | {"TResample", "Feature", "Rolling", "P", "PRef", "PFeature"}
 _CONDITIONS = frozenset({"Gt", "Ge", "Lt", "Le", "Eq", "Ne", "And", "Or", "Not"})
+FILLING = _CONDITIONS | {"If", "Power"}
+"""Operators whose result may be other than missing although an argument is missing."""
 # Operators that always return numbers; the others return conditions if their arguments are conditions.
 _NUMBERS = _BUILT_IN - _CONDITIONS - {"Mask", "ChangeInstrument", "If", "Add", "Mul", "Greater", "Less", "Abs"}
 _LOOKS = ("none", "window", "shift", "all")

@@ -286,6 +286,7 @@ class FeaturePlan:
                 (len(codes), self._to - self._from),
                 self._other_instruments,
                 SeriesSource(self.provider, self.freq, codes, self._from),
+                complete=True,
             )
             out = columns[first - chunk.start :][: len(codes)]
             with np.errstate(all="ignore"):
