@@ -107,7 +107,11 @@ def test_numbers_and_strings_follow_yaml_1_2(tmp_path: Path) -> None:
         ("1e-3", 1e-3),
         ("1E5", 1e5),
         ("-.5", -0.5),
-        ("010", 10),
+        ("0", 0),
+        ("-0", 0),
+        ("000300", "000300"),
+        ("010", "010"),
+        ("00.5", 0.5),
         ("yes", "yes"),
         ("true", True),
         ("1:30", "1:30"),
@@ -115,7 +119,8 @@ def test_numbers_and_strings_follow_yaml_1_2(tmp_path: Path) -> None:
     ],
 )
 def test_scalars_are_read_by_the_rules_of_yaml_1_2(text: str, value: object) -> None:
-    """A leading zero does not mean octal; there are no sexagesimal numbers and no yes/no booleans."""
+    """A leading zero does not mean octal, but a code, such as that of an index; there are no sexagesimal numbers and no yes/no
+    booleans."""
     found = read_yaml(f"a: {text}")[0]["a"]
     assert (found, type(found)) == (value, type(value))
 

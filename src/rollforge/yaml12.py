@@ -117,20 +117,21 @@ _Loader.yaml_implicit_resolvers = {
 _Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), "tTfF")
 
 
-_Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^[-+]?[0-9]+$"), "-+0123456789")
+# A whole number that begins with 0, such as 000300, is text: the code of an instrument, which the number 300 is not.
+_Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^(?:[-+][0-9]+|0|[1-9][0-9]*)$"), "-+0123456789")
 
 
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(
-        r"^(?:[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
+        r"^(?!0[0-9]+$)(?:[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
     ),
     "-+0123456789.",
 )
 
 
 def _construct_int(loader: _Loader, node: yaml.ScalarNode) -> int:
-    value = int(loader.construct_scalar(node))  # base 10: YAML 1.2 has no octal 010
+    value = int(loader.construct_scalar(node))  # base 10: YAML 1.2 has no octal +010
     if value.bit_length() > 63:
         raise yaml.constructor.ConstructorError(
             None,

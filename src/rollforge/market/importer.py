@@ -25,6 +25,7 @@ from rollforge.market.conversion import CONVERSION_FILE, order_of_dates
 from rollforge.market.exchange_days import exchange_notes
 from rollforge.market.folder_files import check_folders, usual_frequency, usual_seconds
 from rollforge.market.folder_writer import write_folder
+from rollforge.market.lost_zeros import short_codes_note
 from rollforge.market.new_folder import FolderSummary, new_folder
 from rollforge.market.price_table import Table, read_table
 from rollforge.market.universe_import import check_universe_name
@@ -107,7 +108,7 @@ def import_table(
     table = read_table(source, dict(columns or {}), names=names, encoding=encoding, year_last=order_of_dates(day_first))
     rows = ordered(table)
     check_values(table, rows)
-    notes = [*table.notes, *_odd_days(table, rows), *without_zeros(rows)]
+    notes = [*table.notes, *short_codes_note(rows.codes), *_odd_days(table, rows), *without_zeros(rows)]
     if exchange is not None:
         notes += exchange_notes(rows.calendar, exchange)
     conversion, converted = complete(rows)

@@ -15,6 +15,7 @@ from rollforge.errors import ConfigError, DataError, DataNotFound, nearest, show
 from rollforge.frequency import frequency
 from rollforge.market.filters import BaseDFilter, build_filters
 from rollforge.market.folder_files import Span
+from rollforge.market.lost_zeros import with_lost_zeros
 from rollforge.market.provider import Provider, open_provider
 from rollforge.session import Session, current_session
 
@@ -164,8 +165,10 @@ def resolve_instruments(
     unknown = [c for c in codes if not provider.has(c)]
     if unknown:
         known = [p.name.upper() for p in (provider.path / "features").glob("*")]
+        longer = with_lost_zeros(unknown[0], provider.has)
         raise DataNotFound(
-            f"There are no data for {', '.join(map(repr, unknown[:5]))} in {provider.path}.{nearest(unknown[0], known)}"
+            f"There are no data for {', '.join(map(repr, unknown[:5]))} in {provider.path}."
+            f"{nearest(unknown[0], known) if longer is None else f' Did you mean {longer!r}, in quotes?'}"
         )
     return dict.fromkeys(codes), []
 

@@ -23,6 +23,7 @@ from rollforge.market.columns import tidy
 from rollforge.market.folder_change import folder_lock
 from rollforge.market.folder_files import Span, read_lines
 from rollforge.market.frames import reading
+from rollforge.market.lost_zeros import lost_zeros_note, with_lost_zeros
 from rollforge.market.price_table import read_parquet
 from rollforge.market.provider import Provider, open_provider
 from rollforge.market.universe import membership
@@ -325,10 +326,22 @@ def _merged(spans: Mapping[str, list[Span]]) -> dict[str, list[Span]]:
     return merged
 
 
+def _with_zeros(provider: Provider, members: Mapping[str, list[Span]]) -> tuple[dict[str, list[Span]], list[str]]:
+    """Return the members with the leading zeros that their codes have in the folder, and a note if there are such."""
+    spelled = {
+        code: longer
+        for code in members
+        if not provider.has(code) and (longer := with_lost_zeros(code, provider.has)) and longer not in members
+    }
+    found = {spelled.get(code, code): periods for code, periods in members.items()}
+    return found, [lost_zeros_note(spelled)] if spelled else []
+
+
 def _known(
     provider: Provider, members: Mapping[str, list[Span]], file: Path
 ) -> tuple[dict[str, list[Span]], list[str]]:
     """Return the members that have data, and notes on the others."""
+    members, notes = _with_zeros(provider, members)
     without_data = sorted(code for code in members if not provider.has(code))
     if len(without_data) == len(members):
         known = sorted(p.name.upper() for p in (provider.path / "features").glob("*"))
@@ -337,7 +350,6 @@ def _known(
             f"{', '.join(without_data[:3])}, the folder has "
             f"{', '.join(known[:3])}.{nearest(without_data[0], known)}"
         )
-    notes = []
     if without_data:
         notes.append(f"left out {counted(len(without_data), 'instrument')} without data: {first_few(without_data)}")
     return {code: periods for code, periods in sorted(members.items()) if code not in set(without_data)}, notes

@@ -343,6 +343,13 @@ def _try_arguments(cls: type[BaseStrategy], strategy: object, where: str) -> Non
         _strategy(Description(strategy).with_kwargs(signal=pd.Series(0.0, row)), where)
 
 
+def _codes(benchmark: object) -> list[str]:
+    """Return the codes of a benchmark; none if it is given as returns. A code may be a number, as YAML reads 600000."""
+    if isinstance(benchmark, (str, int)):
+        return [str(benchmark)] if benchmark else []
+    return [str(code) for code in benchmark] if isinstance(benchmark, (list, tuple)) else []
+
+
 def check_benchmark(benchmark: object, *, session: Session, where: str) -> None:
     """Check that the data folder has at least one of the instruments of a benchmark.
 
@@ -351,11 +358,11 @@ def check_benchmark(benchmark: object, *, session: Session, where: str) -> None:
     ConfigError
         If it has none of them; the message lists them.
     """
-    codes = [benchmark] if isinstance(benchmark, str) else benchmark
-    if not codes or not isinstance(codes, (list, tuple)) or session.provider_uri is None:
+    codes = _codes(benchmark)
+    if not codes or session.provider_uri is None:
         return
     provider = session_provider(session)
-    missing = [code for code in codes if not provider.has(str(code))]
+    missing = [code for code in codes if not provider.has(code)]
     if missing:
         raise ConfigError(
             f"there are no data for the benchmark {', '.join(map(repr, missing))} in {session.folder()}. "
@@ -567,7 +574,7 @@ def _benchmark(benchmark: object, days: Days, session: Session, where: str, note
     """Return the benchmark's return on each day; 0 if it has none, as in Qlib."""
     if benchmark is None:
         return np.zeros(len(days))
-    if isinstance(benchmark, (str, list, tuple)):
+    if isinstance(benchmark, (str, int, list, tuple)):
         returns, rest = (
             _returns_of_codes(benchmark, days, session, where),
             ", and the next return is since the last price",
@@ -607,7 +614,7 @@ def _returns_of_codes(benchmark: Any, days: Days, session: Session, where: str) 
 
     A price before the first day is looked for on the 30 days before it.
     """
-    codes = [benchmark] if isinstance(benchmark, str) else benchmark
+    codes = _codes(benchmark)
     try:
         closes = features(codes, ["$close"], days[0] - 30 * ONE_DAY, days[-1], session=session)["$close"]
     except DataError as exc:

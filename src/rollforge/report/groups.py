@@ -14,6 +14,7 @@ from rollforge.errors import ConfigError, DataError, DataNotFound, counted, near
 from rollforge.market.columns import CODE, CODES, DATE, DATES, tidy
 from rollforge.market.folder_files import read_lines
 from rollforge.market.frames import reading
+from rollforge.market.lost_zeros import with_lost_zeros
 from rollforge.market.price_table import read_parquet
 from rollforge.market.provider import Provider
 from rollforge.market.universe import membership
@@ -149,7 +150,12 @@ def _codes(codes: pd.Series, index: pd.Index) -> pd.Series:
     """Return codes as they are spelled in the prediction: codes are not case-sensitive."""
     spelled = {str(code).upper(): code for code in index.get_level_values(CODE).unique()}
     text = codes.astype(str).str.strip()
-    return text.str.upper().map(spelled).fillna(text)
+    upper = text.str.upper()
+    for code in set(upper) - spelled.keys():
+        longer = with_lost_zeros(code, spelled.__contains__)
+        if longer is not None:
+            spelled[code] = spelled[longer]
+    return upper.map(spelled).fillna(text)
 
 
 def _check_twice(keys: pd.Series | pd.Index, codes: pd.Series, file: Path) -> None:

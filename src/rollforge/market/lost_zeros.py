@@ -1,0 +1,47 @@
+"""Codes of instruments that have lost their leading zeros, as in tables of numbers: 000001 becomes 1."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from rollforge.errors import first_few
+
+__all__ = ["lost_zeros_note", "short_codes_note", "with_lost_zeros"]
+
+_LONGEST = 10
+"""Digits of the longest code that is looked for."""
+_OF_EXCHANGES = range(4, 7)
+"""Numbers of digits of the codes of exchanges that number their instruments: Tokyo, Taiwan, Hong Kong, Shanghai, Seoul."""
+
+
+def with_lost_zeros(code: str, is_known: Callable[[str], bool]) -> str | None:
+    """Return the known code that begins with zeros and otherwise equals `code`; None if there is none, or several.
+
+    Examples
+    --------
+    >>> with_lost_zeros("1", {"000001", "600000"}.__contains__)
+    '000001'
+    """
+    if not (code.isascii() and code.isdigit()):
+        return None
+    found = [longer for n in range(len(code) + 1, _LONGEST + 1) if is_known(longer := code.zfill(n))]
+    return found[0] if len(found) == 1 else None
+
+
+def lost_zeros_note(spelled: Mapping[str, str]) -> str:
+    """Return a note on codes and those that they were read as."""
+    what = (
+        "1 code without leading zeros was" if len(spelled) == 1 else f"{len(spelled)} codes without leading zeros were"
+    )
+    return f"{what} read as in the folder: {first_few([f'{code} as {longer}' for code, longer in spelled.items()])}"
+
+
+def short_codes_note(codes: Sequence[str]) -> list[str]:
+    """Return a note if some codes are numbers that have probably lost zeros: exchanges use the same length for all."""
+    numbers = sorted((code for code in codes if code.isascii() and code.isdigit()), key=len)
+    if not numbers or len(numbers[0]) == len(numbers[-1]) or len(numbers[-1]) not in _OF_EXCHANGES:
+        return []
+    return [
+        f"the codes {numbers[0]} and {numbers[-1]} have different lengths: if codes had leading zeros, such as "
+        f"{numbers[0].zfill(len(numbers[-1]))}, the table has lost them. Write them as text"
+    ]
