@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from rollforge.record.base import RecordTemp
+from rollforge.run.execute import task_train
+from rollforge.session import Session, using
 from rollforge.track import artifact
 from rollforge.track.base import Recorder, get_experiment, open_tracker
 
@@ -37,16 +42,77 @@ def files_read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return read
 
 
-def test_a_frame_is_loaded_as_it_was_saved(recorder: Recorder, prediction: pd.DataFrame, files_read: list[str]) -> None:
-    """Changing the saved frame, or a loaded one, changes nothing that is loaded later."""
+def write_column(frame: pd.DataFrame) -> None:
+    frame["score"] = 0.0
+
+
+def write_cell(frame: pd.DataFrame) -> None:
+    frame.iloc[0, 0] = -1.0
+
+
+def write_rows(frame: pd.DataFrame) -> None:
+    frame.loc["2024-01-02":, "score"] += 1.0
+
+
+def write_array(frame: pd.DataFrame) -> None:
+    with contextlib.suppress(ValueError):  # read-only
+        frame["score"].array[0] = 7.0
+
+
+def rename(frame: pd.DataFrame) -> None:
+    frame.index.names = ["day", "code"]
+    frame.columns.name = "kind"
+    frame.attrs["source"] = "elsewhere"
+
+
+def replace_axes(frame: pd.DataFrame) -> None:
+    frame.index = pd.RangeIndex(len(frame))
+    frame.insert(0, "first", frame.pop("score"))
+
+
+def write_values(frame: pd.DataFrame) -> None:
+    with contextlib.suppress(ValueError):  # read-only
+        frame.to_numpy()[:] = 5.0
+
+
+@pytest.mark.parametrize(
+    "change",
+    [write_column, write_cell, write_rows, write_array, rename, replace_axes, write_values],
+    ids=lambda c: c.__name__,
+)
+def test_a_frame_is_loaded_as_it_was_saved(
+    change: Callable[[pd.DataFrame], None], recorder: Recorder, prediction: pd.DataFrame, files_read: list[str]
+) -> None:
+    """Changing the saved frame, or a loaded one, in place changes nothing that is loaded later."""
     expected = prediction.copy()
     recorder.save_objects(**{"pred.pkl": prediction})
-    prediction["score"] = 0.0
+    change(prediction)
     loaded = recorder.load_object("pred.pkl")
     pd.testing.assert_frame_equal(loaded, expected, check_exact=True)
-    loaded["score"] = -1.0
-    pd.testing.assert_frame_equal(recorder.load_object("pred.pkl"), expected, check_exact=True)
-    assert files_read == []
+    change(loaded)
+    again = recorder.load_object("pred.pkl")
+    pd.testing.assert_frame_equal(again, expected, check_exact=True)
+    assert (again.attrs, files_read) == ({}, [])
+
+
+class SavesAndReads(RecordTemp):
+    """A record that saves a frame and reads it."""
+
+    def generate(self, **kwargs: object) -> None:
+        """Save and read a frame."""
+        frame = pd.DataFrame({"x": [1.5]})
+        self.save(**{"x.pkl": frame})
+        pd.testing.assert_frame_equal(self.load("x.pkl"), frame)
+
+
+def test_no_frame_of_the_last_record_is_kept(tmp_path: Path, files_read: list[str]) -> None:
+    """No other one reads it, so that a copy would cost time for nothing."""
+    record = {"class": "SavesAndReads", "module_path": __name__}
+    model = {"class": "ConstantModel", "module_path": "rollforge.models"}
+    dataset = {"class": "EmptyDataset", "module_path": "rollforge.models.constant"}
+    with using(Session(tracking_uri=f"folder:{tmp_path}/runs")):
+        task_train({"model": model, "dataset": dataset, "record": [record, record]}, "e")
+    assert files_read == ["x.pkl.frame.parquet"]
 
 
 def test_a_file_that_was_replaced_is_read(recorder: Recorder, prediction: pd.DataFrame, files_read: list[str]) -> None:

@@ -7,6 +7,7 @@ renaming a model does not retrain anything.
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
 import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +16,7 @@ from typing import Any
 
 from rollforge.errors import ConfigError, TaskNotSerializable
 from rollforge.generate.task_view import TaskView
-from rollforge.task import digest
+from rollforge.task import digest, encode
 
 __all__ = ["check_name", "describe", "differing_parts", "model_names", "short_name", "trial_of", "variant"]
 
@@ -76,7 +77,8 @@ def variant(definition: Mapping[str, object]) -> str:
     >>> variant(task(4, 2020)) == variant(task(4, 2021)), variant(task(4, 2020)) == variant(task(8, 2020))
     (True, False)
     """
-    return digest(_without_windows(definition))[:12]
+    text = encode(_without_windows(definition))  # whoever stores the whole definition checks its size
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()[:12]
 
 
 def trial_of(definition: Mapping[str, object]) -> str:
@@ -265,8 +267,8 @@ def _all_same(values: Sequence[object]) -> bool:
     if type(first) in _SIMPLE:
         return all(repr(value) == repr(first) for value in others)  # 0.0 and -0.0 differ, and NaN is equal to itself
     try:
-        mark = digest(first) if others else ""
-        return all(digest(value) == mark for value in others)
+        text = encode(first) if others else ""
+        return all(encode(value) == text for value in others)
     except TaskNotSerializable:
         return False
 

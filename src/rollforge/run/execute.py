@@ -254,8 +254,9 @@ def _generate_records(task: Mapping[str, object], model: Model, dataset: Dataset
                 "%s is skipped: the test segment has a hole from %s to %s, which other tasks test. The report backtests "
                 "the paths of the joined predictions.", type(record).__name__, *hole,
             )  # fmt: skip
-        else:
-            record.generate()
+            continue
+        recorder.keeps_frames = i + 1 < len(filled)
+        record.generate()
 
 
 def _test_hole(task: Mapping[str, object]) -> tuple[object, object] | None:

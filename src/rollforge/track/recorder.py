@@ -69,6 +69,9 @@ class Recorder:
     STATUS_FI: ClassVar[str] = "FINISHED"
     STATUS_FA: ClassVar[str] = "FAILED"
 
+    keeps_frames = True
+    """Whether frames that a running run saves are kept in memory, because its next record may read them."""
+
     def __init__(self, tracker: Tracker, info: RunInfo | tuple[str, str], *, created: bool = False) -> None:
         self._tracker = tracker
         # If only (experiment id, run id) are given, the rest is read when it is needed.
@@ -351,7 +354,7 @@ class Recorder:
         for name, value in kwargs.items():
             path = f"{artifact_path}/{name}" if artifact_path else name
             artifact.save(files, path, value)
-            if self.status == self.STATUS_R:  # its next record may read it
+            if self.keeps_frames and self.status == self.STATUS_R:
                 self._frames.keep(files, path, value)
 
     def delete_objects(self, *names: str) -> None:
