@@ -386,3 +386,18 @@ def test_the_sp500_table_imports_in_seconds(shared_folder: Path, tmp_path: Path)
     made = import_table(shared_folder / "data" / "sp500_5yr.parquet", tmp_path / "data")
     assert time.process_time() - start < 15
     assert (made.instruments, made.days) == (505, 1259)
+
+
+def test_files_without_rows_are_left_out(tmp_path: Path) -> None:
+    """Downloads of delisted instruments leave files with a header only, or without anything; a note names them."""
+    source = tmp_path / "prices"
+    source.mkdir()
+    header = "date,open,high,low,close,volume\n"
+    (source / "B.csv").write_text(header)
+    (source / "C.csv").touch()
+    with pytest.raises(DataError, match="has no rows in its 2 files"):
+        import_table(source, tmp_path / "data")
+    (source / "A.csv").write_text(f"{header}2021-03-01,1,1,1,1,5\n")
+    found = import_table(source, tmp_path / "data")
+    assert found.notes[0] == "2 files without rows were left out: B.csv, C.csv"
+    assert list(open_provider(tmp_path / "data").instruments("all")) == ["A"]

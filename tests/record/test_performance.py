@@ -106,3 +106,17 @@ def test_mistakes_are_named() -> None:
         exposure(report)  # type: ignore[arg-type]
     with pytest.raises(DataError, match=r"The position of 2020-01-02 must be a Position, or a dict .* found 0\.5"):
         exposure({"2020-01-02": 0.5})
+
+
+def test_returns_are_sorted_by_their_days() -> None:
+    """Losses of 10 % on the first and the third day, with a gain between them, are a drawdown of 10 % in any order of rows."""
+    days = pd.DatetimeIndex(["2021-03-01", "2021-03-02", "2021-03-03"])
+    returns = pd.Series([-0.1, 0.2, -0.1], days)
+    modes: tuple[Mode, Mode] = ("sum", "product")
+    for rows in ([0, 1, 2], [0, 2, 1], [2, 1, 0]):
+        shuffled = returns.iloc[rows]
+        for mode in modes:
+            assert risk_analysis(shuffled, mode=mode).loc["max_drawdown", "risk"] == pytest.approx(-0.1)
+            assert drawdown(shuffled, mode=mode).min() == pytest.approx(-0.1)
+        assert cumulative_returns(shuffled).tolist() == pytest.approx([-0.1, 0.1, 0])
+    assert risk_analysis([-0.1, -0.1, 0.2]).loc["max_drawdown", "risk"] == pytest.approx(-0.2)

@@ -18,7 +18,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from rollforge.dates import FIRST_DAY, LAST_DAY, DayColumn, clock, read_column
-from rollforge.errors import DataError, DataNotFound, counted, shown
+from rollforge.errors import DataError, DataNotFound, counted, first_few, shown
 from rollforge.limits import LIMITS, check_parquet, open_unpacked
 from rollforge.market.columns import (
     CODE,
@@ -152,17 +152,30 @@ def _read_folder(folder: Path, form: _Form) -> Table:
 
     def read(file: Path, form: _Form) -> Table:
         known = of_partition(file.relative_to(folder)) if parts else {DATE: _stem(file)} if by_day else {}
-        table = _read_file(file, form, code=None if known or parts else code_of(_stem(file)), known=known)
-        if table.frame.empty:
-            raise DataError(f"{file} has no rows.")
-        return table
+        return _read_file(file, form, code=None if known or parts else code_of(_stem(file)), known=known)
 
-    tables = _read_in_one_order([*files, *parts], form, read)
+    found = [*files, *parts]
+    with_content = [file for file in found if file.stat().st_size]
+    tables = [t for t in _read_in_one_order(with_content, form, read) if not t.frame.empty]
+    if not tables:
+        raise DataError(f"{folder} has no rows in its {counted(len(found), 'file')}.")
     frame = pd.concat([t.frame for t in tables], ignore_index=True)
-    notes = tuple(dict.fromkeys([*(n for t in tables for n in t.notes), *_same_code(tables)]))
+    notes = tuple(
+        dict.fromkeys([*_without_rows(found, tables), *(n for t in tables for n in t.notes), *_same_code(tables)])
+    )
     sources = {name: source for t in tables for name, source in t.sources.items()}
     order = next((t.year_last for t in tables if t.year_last), "")
     return Table(frame, folder, np.concatenate([t.seconds for t in tables]), None, notes, sources, year_last=order)
+
+
+def _without_rows(files: Sequence[Path], tables: Sequence[Table]) -> list[str]:
+    """Return a note on the files without rows, as downloads of delisted instruments leave them."""
+    read = {t.source for t in tables}
+    empty = [file.name for file in files if file not in read]
+    if not empty:
+        return []
+    left = "file without rows was" if len(empty) == 1 else "files without rows were"
+    return [f"{len(empty)} {left} left out: {first_few(empty)}"]
 
 
 def _same_code(tables: Sequence[Table]) -> list[str]:

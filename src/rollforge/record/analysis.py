@@ -484,6 +484,8 @@ def _returns(r: object) -> Floats:
         if r.shape[1] != 1:
             raise DataError(f"The returns must be one column, found {list(r.columns)}. Select one of them.")
         r = r.iloc[:, 0]
+    if isinstance(r, pd.Series) and isinstance(r.index, pd.DatetimeIndex):
+        r = r.sort_index(kind="stable")  # the drawdown depends on the order
     try:
         values = np.asarray(pd.Series(r).dropna(), np.float64)
     except (TypeError, ValueError) as error:
@@ -505,7 +507,8 @@ def risk_analysis(
     Parameters
     ----------
     r : Series, array, list, or frame of one column
-        Returns by period; NaN is dropped. Infinite returns are treated as missing, with a warning.
+        Returns by period; those with days are sorted by day, others are in the order given. NaN is dropped. Infinite
+        returns are treated as missing, with a warning.
     N : float, optional
         Periods per year; by default those of `freq` (238 days, as in Qlib).
     freq : str, optional

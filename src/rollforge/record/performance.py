@@ -126,7 +126,7 @@ def cumulative_returns(returns: pd.Series, *, mode: Mode = "sum") -> pd.Series:
     Parameters
     ----------
     returns : Series
-        Daily returns, sorted by day. Missing and infinite values count as 0.
+        Daily returns, which are sorted by day. Missing and infinite values count as 0.
     mode : str
         ``sum`` adds returns, as if a fixed amount were invested; ``product`` compounds them.
 
@@ -268,4 +268,6 @@ def _checked(mode: str) -> str:
 
 def _finite(returns: pd.Series) -> pd.Series:
     values: pd.Series = returns.astype(np.float64)
+    if isinstance(values.index, pd.DatetimeIndex):
+        values = values.sort_index(kind="stable")
     return values.where(np.isfinite(values))

@@ -38,7 +38,7 @@ class HeadlineFigure:
 
 def _predictions(headline: Headline) -> str:
     scored = headline.rows - headline.unscored
-    text = f"{scored:,} ({counted(headline.days, headline.period)}, {headline.instruments:,} instruments)"
+    text = f"{scored:,} ({counted(headline.days, headline.period)}, {counted(headline.instruments, 'instrument')})"
     has = "has" if headline.unscored == 1 else "have"
     return f"{text}; {counted(headline.unscored, 'row')} {has} no score" if headline.unscored else text
 
@@ -55,14 +55,7 @@ def headline_figures(headline: Headline) -> list[HeadlineFigure]:
     if headline.rows:
         size_figures.append(HeadlineFigure("out of sample", f"{headline.first_day} to {headline.last_day}"))
         size_figures.append(HeadlineFigure("predictions", _predictions(headline)))
-    if headline.ic_days:
-        days = (
-            f"{headline.ic_days:,} of {counted(headline.days, headline.period)}, {headline.first_evaluated} to "
-            f"{headline.last_evaluated}"
-        )
-        size_figures.append(HeadlineFigure("evaluated on", days))
-        label = label_description(headline.label_text, headline.label_days, headline.period)
-        size_figures.append(HeadlineFigure("label", label))
+    size_figures += _evaluation(headline)
     if headline.task_seconds:
         share = headline.fit_seconds / headline.task_seconds
         size_figures.append(
@@ -72,6 +65,23 @@ def headline_figures(headline: Headline) -> list[HeadlineFigure]:
             )
         )
     return size_figures + _quality_figures(headline)
+
+
+def _evaluation(headline: Headline) -> list[HeadlineFigure]:
+    """Return the days on which prediction and label are compared, and the label; or why there are none."""
+    if not headline.rows:
+        return []
+    days = counted(headline.days, headline.period)
+    if headline.ic_days:
+        text = f"{headline.ic_days:,} of {days}, {headline.first_evaluated} to {headline.last_evaluated}"
+    else:
+        text = (
+            f"0 of {days}, so there is no IC: on none do two instruments have a score and a known label, of which neither "
+            "all scores nor all labels are equal"
+        )
+    label = label_description(headline.label_text, headline.label_days, headline.period)
+    known = [HeadlineFigure("label", label)] if headline.ic_days or headline.label_text else []
+    return [HeadlineFigure("evaluated on", text), *known]
 
 
 def combined_text(headline: Headline) -> str:
