@@ -279,3 +279,31 @@ def test_a_frequency_by_group() -> None:
     ):
         with pytest.raises(ConfigError, match=said):
             QlibDataLoader(config, freq=freq)
+
+
+def test_a_frame_is_restricted_to_a_universe() -> None:
+    """Codes in any case, and only the days of their membership if a mapping has them; filters of a universe are refused."""
+    days = pd.bdate_range("2024-01-01", periods=4)
+    index = pd.MultiIndex.from_product([days, ["AA", "BB"]], names=["datetime", "instrument"])
+    loader = StaticDataLoader(pd.DataFrame({"x": range(8)}, index))
+    assert loader.load(["aa"])["x"].tolist() == [0, 2, 4, 6]
+    assert loader.load("bb")["x"].tolist() == [1, 3, 5, 7]
+    spans = {"aa": [("2024-01-02", "2024-01-03"), ("2024-01-04", "2030-01-01")], "BB": [("2024-01-01", "2024-01-01")]}
+    assert loader.load(spans)["x"].tolist() == [1, 2, 4, 6]
+    assert len(loader.load({"market": "all", "filter_pipe": []})) == 8
+    assert loader.load({"market": ["BB"]}, "2024-01-04")["x"].tolist() == [7]
+    with pytest.raises(ConfigError, match="cannot be filtered"):
+        loader.load({"market": "all", "filter_pipe": [{"filter_type": "NameDFilter", "name_rule_re": "A"}]})
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_a_row_that_occurs_twice_is_an_error(grouped: bool) -> None:
+    """A model would learn from it twice, and predict it twice; the error names the row and how to remove it."""
+    index = pd.MultiIndex.from_product(
+        [pd.bdate_range("2024-01-01", periods=2), ["A", "B"]], names=["datetime", "instrument"]
+    )
+    frame = pd.DataFrame({"x": range(4)}, index)
+    twice = pd.concat([frame, frame.iloc[[2]] + 1])
+    loader = StaticDataLoader({"feature": twice, "label": frame} if grouped else twice)
+    with pytest.raises(DataError, match="contain the row of A on 2024-01-02 more than once"):
+        DataHandlerLP(data_loader=loader).fetch()

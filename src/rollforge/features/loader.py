@@ -12,12 +12,13 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from rollforge import safe_pickle, trust
 from rollforge.arguments import as_list, fetch_arguments
 from rollforge.build import build
 from rollforge.code_marks import code_mark
-from rollforge.dates import DayLike, within
+from rollforge.dates import DayLike, show_time, within
 from rollforge.errors import BuildError, ConfigError, DataError, DataNotFound, TaskNotSerializable, nearest, shown
 from rollforge.expressions.expression import parse
 from rollforge.expressions.operators import custom_operators, fields_of, lookahead
@@ -31,7 +32,7 @@ from rollforge.kinds import HANDLER, LOADER
 from rollforge.limits import LIMITS, check_file, check_parquet
 from rollforge.market.frames import day_rows, reading
 from rollforge.market.provider import OPTIONAL_FIELDS, Provider
-from rollforge.market.universe import resolve_instruments, session_provider
+from rollforge.market.universe import resolve_instruments, session_provider, upper_codes
 from rollforge.paths import read_path
 from rollforge.session import Session, current_session
 from rollforge.task import encode
@@ -516,21 +517,46 @@ class StaticDataLoader(DataLoader):
 
         Parameters
         ----------
-        instruments : str or sequence of str, optional
-            Codes; a string that is not a code of the frame means all instruments.
+        instruments : str, sequence of str, or mapping, optional
+            Codes, or ``{code: [(first, last), …]}``; a string that is not a code of the frame means all instruments.
         start_time, end_time : date, optional
             First and last day.
+
+        Raises
+        ------
+        ConfigError
+            If `instruments` has filters, which need a data folder.
         """
         frame = self._frame
-        days, codes = (frame.index.get_level_values(n) for n in ("datetime", "instrument"))
-        keep = within(days, start_time, end_time, ("start_time", "end_time"))
-        if isinstance(instruments, str) and instruments != "all" and not (codes == instruments).any():
-            log.warning("a frame has no universe %r; all of its instruments are used", instruments)
-        elif isinstance(instruments, str) and instruments != "all":
-            keep &= codes == instruments
-        elif isinstance(instruments, (list, tuple, set, pd.Index, np.ndarray)):
-            keep &= codes.isin(list(instruments))
+        keep = within(frame.index.get_level_values("datetime"), start_time, end_time, ("start_time", "end_time"))
+        keep &= _is_member(frame.index, instruments)
         return frame if keep.all() else frame[keep]
+
+
+def _is_member(index: pd.Index, instruments: object) -> NDArray[np.bool_]:
+    """Return which rows of a frame belong to a universe; codes are not case-sensitive."""
+    if isinstance(instruments, Mapping) and "market" in instruments:
+        if instruments.get("filter_pipe"):
+            raise ConfigError("a frame cannot be filtered: its universe has a filter_pipe.", path="instruments")
+        instruments = instruments["market"]
+    if instruments is None or (isinstance(instruments, str) and instruments == "all"):
+        return np.ones(len(index), bool)
+    codes = index.get_level_values("instrument").astype(str).str.upper()
+    if isinstance(instruments, Mapping):
+        days = index.get_level_values("datetime")
+        inside = np.zeros(len(index), bool)
+        for code, upper in upper_codes(instruments, path="instruments").items():
+            rows = codes == upper
+            for first, last in instruments[code]:
+                inside[rows] |= within(days[rows], first, last, ("first", "last"))
+        return inside
+    if isinstance(instruments, (list, tuple, set, pd.Index, np.ndarray)):
+        return codes.isin([str(code).upper() for code in instruments])
+    inside = np.asarray(codes == str(instruments).upper())
+    if inside.any():
+        return inside
+    log.warning("a frame has no universe %r; all of its instruments are used", instruments)
+    return np.ones(len(index), bool)
 
 
 def _read_frame(source: Any) -> pd.DataFrame:
@@ -573,13 +599,24 @@ def by_day_and_instrument(frame: pd.DataFrame, source: str) -> pd.DataFrame:
     Raises
     ------
     DataError
-        If it is not a table, or its index has no such levels.
+        If it is not a table, its index has no such levels, or it contains a row twice.
     """
     named = isinstance(frame, pd.DataFrame) and set(frame.index.names) == {"datetime", "instrument"}
     days = frame.index.get_level_values("datetime") if named else None
     if not isinstance(days, pd.DatetimeIndex) or days.tz is not None:
         frame = day_rows(frame, f"The data loaded by {source}")
-    return frame if frame.index.is_monotonic_increasing else frame.sort_index()
+    ordered = frame if frame.index.is_monotonic_increasing else frame.sort_index()
+    index = ordered.index
+    if isinstance(index, pd.MultiIndex) and len(index):
+        twice = np.logical_and.reduce([codes[1:] == codes[:-1] for codes in index.codes])
+        if twice.any():
+            row = index[int(np.argmax(twice)) :][:1]
+            (day,), (code,) = row.get_level_values("datetime").to_numpy(), row.get_level_values("instrument")
+            raise DataError(
+                f"The data loaded by {source} contain the row of {code} on {show_time(day)} more than once. Remove duplicates: "
+                "frame[~frame.index.duplicated()]."
+            )
+    return ordered
 
 
 class NestedDataLoader(DataLoader):
