@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from importlib.util import find_spec
 from typing import Any
 
@@ -166,3 +167,64 @@ def test_tabnet_says_that_its_training_diverges() -> None:
     model = TabnetModel(**sizes, n_epochs=3, pretrain_n_epochs=2, batch_size=16, GPU=-1, checkpoint_seconds=None)
     with pytest.raises(ModelError, match="The loss of TabnetModel is not finite"):
         model.fit(dataset(frame))
+
+
+ROWS = [LGBModel, DEnsembleModel, XGBModel, CatBoostModel, LinearModel, SklearnModel]
+
+
+@pytest.mark.parametrize("kind", ROWS)
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["b", "a"], "feature 1 is 'b'; in the training it was 'a'"),
+        (["a", "c"], "feature 2 is 'c'; in the training it was 'b'"),
+        (["a"], "feature 2 is missing; in the training it was 'b'"),
+        (["a", "b", "c"], "feature 3 is 'c'; in the training there were 2 features"),
+    ],
+)
+def test_features_other_than_those_of_the_training_are_refused(kind: type, names: list[str], message: str) -> None:
+    """Libraries use features by position, so that others, or another order, would give other scores."""
+    frame = make_frame()
+    model = make_model(kind)
+    model.fit(dataset(frame))
+    given = {("feature", name): frame[("feature", name)] if name in "ab" else frame[("label", "y")] for name in names}
+    other = pd.concat({**given, ("label", "y"): frame[("label", "y")]}, axis=1)
+    pattern = "feature" if kind is SklearnModel else message  # scikit-learn has a check of its own
+    with pytest.raises(ModelError, match=pattern):
+        model.predict(dataset(other))
+    model.predict(dataset(frame))
+
+
+@pytest.mark.parametrize("kind", ROWS)
+def test_a_copy_of_a_model_knows_its_features(kind: type) -> None:
+    frame = make_frame(("x[1]<2", "y{0}"))
+    model = make_model(kind)
+    model.fit(dataset(frame))
+    copied = pickle.loads(pickle.dumps(model))
+    pd.testing.assert_series_equal(copied.predict(dataset(frame)), model.predict(dataset(frame)))
+    with pytest.raises(ModelError):
+        copied.predict(dataset(make_frame()))
+
+
+def test_a_model_is_trained_further_on_the_same_features() -> None:
+    """An error of the library is a ModelError, too."""
+    frame = make_frame()
+    model = LGBModel(num_boost_round=3)
+    model.fit(dataset(frame))
+    with pytest.raises(ModelError, match="feature 1 is 'b'; in the training it was 'a'"):
+        model.finetune(dataset(make_frame(("b", "a"))))
+    assert model.feature_names == ["a", "b"]
+    forest = LGBModel(num_boost_round=3, boosting="rf", bagging_freq=1, bagging_fraction=0.5)
+    forest.fit(dataset(frame))
+    with pytest.raises(ModelError, match="LightGBM reports"):
+        forest.finetune(dataset(frame))
+
+
+def test_several_features_of_one_name() -> None:
+    """A model that selects features by name refuses them; others use them by position."""
+    data = dataset(make_frame(("a", "a")))
+    with pytest.raises(ModelError, match="several are called 'a'"):
+        DEnsembleModel(epochs=2).fit(data)
+    for model in (LGBModel(num_boost_round=3), LinearModel()):
+        model.fit(data)
+        assert model.predict(data).notna().all()

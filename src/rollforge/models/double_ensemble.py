@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import ClassVar
 
@@ -161,6 +162,9 @@ class DEnsembleModel(Boosting):
         numbers = np.random.default_rng(seed if isinstance(seed, int) and seed >= 0 else 0)
         x, y = train.features.to_numpy(), train.label.astype(np.float64)
         names = list(map(str, train.features.columns))
+        repeated = [one for one, count in Counter(names).items() if count > 1]
+        if repeated:
+            raise ModelError(f"{name} selects features by name, but several are called {repeated[0]!r}. Rename them.")
         given = np.ones(len(y)) if train.weight is None else train.weight
         chosen, weight = np.arange(x.shape[1]), given
         boosters: list[Booster] = []
@@ -258,7 +262,7 @@ class DEnsembleModel(Boosting):
         """Return the scores of a segment, index (datetime, instrument)."""
         if not self.ensemble:
             raise ModelError(f"{type(self).__name__} is not fitted yet.")
-        features = prediction_features(dataset, segment, model=type(self).__name__)
+        features = prediction_features(dataset, segment, model=type(self).__name__, fitted=self.feature_names)
         values = features.to_numpy()
         places = {name: i for i, name in enumerate(self.feature_names)}
         predictions = [

@@ -6,7 +6,7 @@ import logging
 import re
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any, ClassVar, Protocol
 
@@ -21,7 +21,7 @@ from rollforge.models.base import ModelFT, Reweighter
 from rollforge.models.boosting import Boosting, Curves
 from rollforge.models.lightgbm_data import dataset_class
 from rollforge.models.parameters import check_values, library_error
-from rollforge.models.samples import Samples, prediction_features, training_samples
+from rollforge.models.samples import Samples, check_features, prediction_features, training_samples
 from rollforge.session import current_session
 
 __all__ = ["HFLGBModel", "LGBModel"]
@@ -156,8 +156,16 @@ class LGBModel(Boosting, ModelFT):
         params, threads = self._parameters_and_threads()
         return {**params, "num_threads": threads}
 
-    def _data(self, dataset: DatasetH, segment: str, reweighter: Reweighter | None, reference: object) -> object:
+    def _data(
+        self,
+        dataset: DatasetH,
+        segment: str,
+        reweighter: Reweighter | None,
+        reference: object,
+        fitted: Sequence[str] = (),
+    ) -> object:
         samples = training_samples(dataset, segment, model=type(self).__name__, reweighter=reweighter)
+        check_features(samples.features, fitted, segment, type(self).__name__)
         if segment == "train":
             self.feature_names = list(map(str, samples.features.columns))
         return dataset_class(_library())(
@@ -246,7 +254,7 @@ class LGBModel(Boosting, ModelFT):
     def predict(self, dataset: DatasetH, segment: str | slice = "test") -> pd.Series:
         """Return the scores of a segment, index (datetime, instrument)."""
         model = self._fitted()
-        features = prediction_features(dataset, segment, model=type(self).__name__)
+        features = prediction_features(dataset, segment, model=type(self).__name__, fitted=self._fitted_on())
         scores = model.predict(features.to_numpy(), num_threads=current_session().threads)
         return pd.Series(scores, index=features.index)
 
@@ -257,25 +265,38 @@ class LGBModel(Boosting, ModelFT):
         verbose_eval: int = 20,
         reweighter: Reweighter | None = None,
     ) -> None:
-        """Train for `num_boost_round` more rounds on the dataset's train segment."""
+        """Train for `num_boost_round` more rounds on the dataset's train segment.
+
+        Raises
+        ------
+        ModelError
+            If the features are not those on which the model was fitted, or LightGBM rejects the data or the parameters.
+        """
         fitted = self._fitted()
         lightgbm = _library()
-        train = self._data(dataset, "train", reweighter, None)
-        self.model = lightgbm.train(
-            self._parameters(),
-            train,
-            num_boost_round=num_boost_round,
-            init_model=fitted,
-            valid_sets=[train],
-            valid_names=["train"],
-            callbacks=[lightgbm.log_evaluation(period=verbose_eval)],
-        )
+        train = self._data(dataset, "train", reweighter, None, fitted=self._fitted_on())
+        try:
+            self.model = lightgbm.train(
+                self._parameters(),
+                train,
+                num_boost_round=num_boost_round,
+                init_model=fitted,
+                valid_sets=[train],
+                valid_names=["train"],
+                callbacks=[lightgbm.log_evaluation(period=verbose_eval)],
+            )
+        except (lightgbm.basic.LightGBMError, ValueError) as exc:
+            raise reported_error(type(self).__name__, exc, self.params) from exc
+
+    def _fitted_on(self) -> list[str]:
+        """Return the names of the features of the training; none for a model that was saved without them."""
+        return getattr(self, "feature_names", [])
 
     def get_feature_importance(self, *args: object, **kwargs: object) -> pd.Series:
         """Return the importance of each feature in descending order."""
         model = self._fitted()
         # The library's own names cannot contain all characters; a model saved by an earlier version has only these.
-        names = getattr(self, "feature_names", None) or model.feature_name()
+        names = self._fitted_on() or model.feature_name()
         return pd.Series(model.feature_importance(*args, **kwargs), index=names).sort_values(ascending=False)
 
 

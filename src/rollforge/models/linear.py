@@ -66,6 +66,8 @@ class LinearModel(Model):
         self.include_valid = include_valid
         self.coef_: np.ndarray | None = None
         self.intercept_ = 0.0
+        self.feature_names: list[str] = []
+        """The names of the features on which it was fitted."""
         self.fit_seconds = 0.0
 
     def fit(self, dataset: DatasetH, reweighter: Reweighter | None = None) -> None:
@@ -100,6 +102,7 @@ class LinearModel(Model):
             )
         if not solved:
             raise ModelError(f"{model} has no rows to learn from: {_reason_for_no_row(dataset, names, samples)}")
+        self.feature_names = list(map(str, samples[0].features.columns))
         self.fit_seconds = time.perf_counter() - began
 
     def _solve(self, parts: list[Part]) -> bool:
@@ -153,7 +156,8 @@ class LinearModel(Model):
         """Return the scores of a segment, index (datetime, instrument); NaN if a feature is missing."""
         if self.coef_ is None:
             raise ModelError("LinearModel is not fitted yet.")
-        features = prediction_features(dataset, segment, model=type(self).__name__)
+        fitted = getattr(self, "feature_names", ())  # earlier versions did not save them
+        features = prediction_features(dataset, segment, model=type(self).__name__, fitted=fitted)
         values, scores = features.to_numpy(), np.empty(len(features))
         for i in range(0, len(values), _BLOCK):
             scores[i : i + _BLOCK] = values[i : i + _BLOCK].astype(np.float64) @ self.coef_ + self.intercept_

@@ -12,8 +12,10 @@ The built-in models read their data through these two functions; custom models c
 
 from __future__ import annotations
 
+import itertools
 import logging
 import weakref
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -132,7 +134,12 @@ def training_samples(
 
 
 def prediction_features(
-    dataset: Dataset, segment: str | slice = "test", *, model: str, data_key: str = DataHandlerLP.DK_I
+    dataset: Dataset,
+    segment: str | slice = "test",
+    *,
+    model: str,
+    data_key: str = DataHandlerLP.DK_I,
+    fitted: Sequence[str] = (),
 ) -> pd.DataFrame:
     """Return the features of all rows of a segment, index (datetime, instrument), with NaN for infinite values.
 
@@ -146,14 +153,37 @@ def prediction_features(
         Name of the model, for messages.
     data_key : str
         State of the data.
+    fitted : sequence of str
+        Names of the features on which the model was fitted, in order; by default any are accepted.
 
     Raises
     ------
     ModelError
-        If there is no finite feature in the segment.
+        If there is no finite feature in the segment, or the features are not those of `fitted`.
     """
     frame = _rows(dataset.prepare(segment, col_set="feature", data_key=data_key), dataset, model)
+    check_features(frame, fitted, segment, model)
     return _features(frame, dataset, segment, model, data_key)
+
+
+def check_features(features: pd.DataFrame, fitted: Sequence[str], segment: object, model: str) -> None:
+    """Check that features are those on which a model was fitted, in the same order; libraries use them by position.
+
+    Raises
+    ------
+    ModelError
+        If they differ. Without names in `fitted` nothing is checked.
+    """
+    names = list(map(str, features.columns))
+    if not fitted or names == list(fitted):
+        return
+    place = next(i for i, pair in enumerate(itertools.zip_longest(names, fitted)) if len(set(pair)) > 1)
+    found = repr(names[place]) if place < len(names) else "missing"
+    wanted = f"it was {fitted[place]!r}" if place < len(fitted) else f"there were {counted(len(fitted), 'feature')}"
+    raise ModelError(
+        f"{model} cannot use {_named(segment)}, because its features are not those of the training: feature {place + 1} is "
+        f"{found}; in the training {wanted}. Use a dataset with the same features in the same order."
+    )
 
 
 def _rows(prepared: object, dataset: object, model: str) -> Any:

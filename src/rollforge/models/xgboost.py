@@ -189,7 +189,8 @@ class XGBModel(Boosting):
     def predict(self, dataset: DatasetH, segment: str | slice = "test") -> pd.Series:
         """Return the scores of a segment, index (datetime, instrument), using the trees up to the best round."""
         model = self._fitted()
-        features = prediction_features(dataset, segment, model=type(self).__name__)
+        fitted = [self._full_names.get(name, name) for name in model.feature_names or ()]
+        features = prediction_features(dataset, segment, model=type(self).__name__, fitted=fitted)
         threads = current_session().threads
         matrix = self._matrix(features)
         model.set_param({"nthread": threads})  # a model that was loaded would use all cores
