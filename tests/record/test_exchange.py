@@ -392,3 +392,32 @@ def test_order_amounts_must_be_amounts() -> None:
     with pytest.raises(ConfigError, match="'buy' or 'sell'"):
         Order("A", 1.0, "hold")  # type: ignore[arg-type]
     assert pd.isna(Order("A", 1.0, "buy").start_time)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["open_cost", "close_cost"])
+def test_costs_in_percent_are_an_error(name: str) -> None:
+    """A fee larger than the order is none: nothing could be bought; the error says how 0.05 % is written."""
+    assert Rules.from_kwargs({name: 1}, region="us")
+    with pytest.raises(
+        ConfigError, match=rf"{name} must be a fraction .* 0\.0005 for 0\.05 %; found 5, which is 500 %"
+    ):
+        Rules.from_kwargs({name: 5}, region="us")
+
+
+def test_a_limit_in_percent_gives_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    """A limit of 9.5 is 950 %, so that nothing is ever at its limit."""
+    Rules.from_kwargs({"limit_threshold": 0.99}, region="us")
+    Rules.from_kwargs({"limit_threshold": float("inf")}, region="us")
+    assert not caplog.messages
+    Rules.from_kwargs({"limit_threshold": 9.5}, region="us")
+    assert "a change of 950 %" in caplog.messages[0]
+
+
+def test_sales_of_what_is_not_held_give_a_note(make_market: MakeMarket) -> None:
+    """The account cannot be short; a sale of a part of a trade unit is none of these."""
+    session = make_market({"A": [10, 10, 10.0], "B": [10, 10, 10.0]})
+    result = trade(session, {0: [("A", 100.0), ("B", -5.0)], 1: [("A", -40.0)], 2: [("B", -5.0)]}, n=3, trade_unit=50)
+    assert result.trades["deal_amount"].tolist() == [100, 0, 0, 0]
+    assert result.notes == (
+        "2 sales were of instruments that the account did not hold, and not made, because it cannot be short (B)",
+    )

@@ -23,6 +23,7 @@ def review(market: Market, strategy: BaseStrategy, ledger: Ledger, days: int) ->
         _replacements(market, strategy, ledger, days)
     _orders(market, ledger, days)
     _small_orders(market, ledger, days)
+    _short_sales(market, ledger)
     _holdings(market, strategy, ledger.last)
 
 
@@ -116,6 +117,26 @@ def _small_orders(market: Market, ledger: Ledger, days: int) -> None:
             unit,
             "share" if unit == 1 else "shares",
             *small[0],
+        )
+
+
+def _short_sales(market: Market, ledger: Ledger) -> None:
+    """Say how many sales were not made because the instrument was not held."""
+    after = [ledger.positions[day] for day in sorted(ledger.positions)]
+    codes = [
+        order.stock_id
+        for step, order, fill in ledger.trades
+        if order.direction is OrderDir.SELL
+        and order.amount > 0
+        and fill.price > 0
+        and not fill.amount
+        and not after[step].check_stock(order.stock_id)
+    ]
+    if codes:
+        market.notes.add(
+            "%s of instruments that the account did not hold, and not made, because it cannot be short (%s)",
+            "1 sale was" if len(codes) == 1 else f"{len(codes)} sales were",
+            first_few(sorted(set(codes))),
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 import sys
@@ -12,6 +13,8 @@ from typing import Any
 from rollforge.errors import ConfigError, nearest, shown
 
 __all__ = ["EXCHANGE_OPTIONS", "REGION_DEFAULTS", "Rules"]
+
+log = logging.getLogger(__name__)
 
 REGION_DEFAULTS: Mapping[str, Mapping[str, object]] = {
     "cn": {"trade_unit": 100, "limit_threshold": 0.095, "deal_price": "close"},
@@ -100,7 +103,7 @@ class Rules:
         Raises
         ------
         ConfigError
-            If a name is unknown, a cost is negative, or an option is not supported by daily exchanges.
+            If a name is unknown, a cost is negative or larger than the order, or an option is not supported by daily exchanges.
         """
         for key in kwargs:
             if key not in EXCHANGE_OPTIONS:
@@ -119,8 +122,8 @@ class Rules:
             buy_price=buy,
             sell_price=sell,
             limit_threshold=_limit(default["limit_threshold"] if limit is None else limit, where),
-            open_cost=_cost(kwargs, "open_cost", 0.0015, where),
-            close_cost=_cost(kwargs, "close_cost", 0.0025, where),
+            open_cost=_fraction(kwargs, "open_cost", 0.0015, where),
+            close_cost=_fraction(kwargs, "close_cost", 0.0025, where),
             min_cost=_cost(kwargs, "min_cost", 5.0, where),
             impact_cost=_cost(kwargs, "impact_cost", 0.0, where),
             trade_unit=None if unit is None else _positive(unit, "trade_unit", where),
@@ -192,6 +195,17 @@ def _cost(kwargs: Mapping[str, object], name: str, default: float, where: str) -
     return number
 
 
+def _fraction(kwargs: Mapping[str, object], name: str, default: float, where: str) -> float:
+    number = _cost(kwargs, name, default, where)
+    if number > 1:
+        raise ConfigError(
+            f"{name} must be a fraction of the value of an order, such as 0.0005 for 0.05 %; found {number:g}, which is "
+            f"{_percent(number)}.",
+            path=where,
+        )
+    return number
+
+
 def _price(name: object, where: str) -> str:
     if not isinstance(name, str) or not name:
         raise ConfigError(f"deal_price must be a field such as 'close', found {name!r}.", path=where)
@@ -215,7 +229,15 @@ def _limit(value: object, where: str) -> float | tuple[str, str] | None:
         if len(value) != 2 or not all(isinstance(v, str) for v in value):
             raise ConfigError(f"limit_threshold must be two expressions (buy, sell), found {value!r}.", path=where)
         return value[0], value[1]
-    return _positive(value, "limit_threshold", where)
+    limit = _positive(value, "limit_threshold", where)
+    if limit >= 1:
+        log.warning(
+            "limit_threshold is %g, which is a change of %s: nothing is at its limit. Write 9.5 %% as 0.095, and no limits as "
+            ".inf",
+            limit,
+            _percent(limit),
+        )
+    return limit
 
 
 def _volume_limits(value: Any, where: str) -> list[tuple[str, VolumeLimit]]:
