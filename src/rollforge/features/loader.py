@@ -18,7 +18,7 @@ from rollforge import safe_pickle, trust
 from rollforge.arguments import as_list, fetch_arguments
 from rollforge.build import build
 from rollforge.code_marks import code_mark
-from rollforge.dates import DayLike, show_time, times_of, within
+from rollforge.dates import DayLike, show_time, within
 from rollforge.errors import BuildError, ConfigError, DataError, DataNotFound, TaskNotSerializable, nearest, shown
 from rollforge.expressions.expression import parse
 from rollforge.expressions.operators import custom_operators, fields_of, lookahead
