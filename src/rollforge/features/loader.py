@@ -18,7 +18,7 @@ from rollforge import safe_pickle, trust
 from rollforge.arguments import as_list, fetch_arguments
 from rollforge.build import build
 from rollforge.code_marks import code_mark
-from rollforge.dates import DayLike, show_time, within
+from rollforge.dates import DayLike, show_time, times_of, within
 from rollforge.errors import BuildError, ConfigError, DataError, DataNotFound, TaskNotSerializable, nearest, shown
 from rollforge.expressions.expression import parse
 from rollforge.expressions.operators import custom_operators, fields_of, lookahead
@@ -611,10 +611,7 @@ def by_day_and_instrument(frame: pd.DataFrame, source: str) -> pd.DataFrame:
         twice = np.logical_and.reduce([codes[1:] == codes[:-1] for codes in index.codes])
         if twice.any():
             row = index[int(np.argmax(twice)) :][:1]
-            (day,), (code,) = (
-                row.get_level_values("datetime").to_numpy().astype("M8[s]"),
-                row.get_level_values("instrument"),
-            )
+            (day,), (code,) = times_of(row.get_level_values("datetime")), row.get_level_values("instrument")
             raise DataError(
                 f"The data loaded by {source} contain the row of {code} on {show_time(day)} more than once. Remove duplicates: "
                 "frame[~frame.index.duplicated()]."
