@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -189,3 +190,23 @@ def test_a_run_is_written_where_its_experiment_was_moved(tmp_path: Path) -> None
     folder.rename(tmp_path / "renamed")
     tracker.write(run.id, {"b": "2"}, [], {})
     assert tracker.read(run.id).params == {"a": "1", "b": "2"}
+
+
+def test_a_full_disk_leaves_no_incomplete_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither of a new folder nor of a new experiment; when there is space again, both are completed."""
+    tracker = FolderTracker(f"folder:{tmp_path}")
+    write = Path.write_text
+
+    def full(file: Path, text: str, *args: str, **kwargs: str) -> int:
+        write(file, text[:3], *args, **kwargs)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    for _ in range(2):
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "write_text", full)
+            with pytest.raises(TrackingUnavailable, match="No space left"):
+                tracker.create_experiment("new")
+        assert not [file for file in tmp_path.rglob("*") if file.suffix == ".part"]
+        tracker.prepare()  # the second time, only the experiment is missing
+    tracker.create_experiment("new")
+    assert list(tracker.experiments()) == ["new"]

@@ -390,8 +390,11 @@ def _metrics(entry: Mapping[str, Any]) -> list[Metric]:
 
 def _write_whole(file: Path, value: object) -> None:
     draft = file.parent / f".{uuid.uuid4().hex}.part"
-    draft.write_text(json.dumps(value), encoding="utf-8")
-    draft.replace(file)
+    try:
+        draft.write_text(json.dumps(value), encoding="utf-8")
+        draft.replace(file)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def _experiment_id(name: str) -> str:
