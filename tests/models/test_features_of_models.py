@@ -169,10 +169,10 @@ def test_tabnet_says_that_its_training_diverges() -> None:
         model.fit(dataset(frame))
 
 
-ROWS = [LGBModel, DEnsembleModel, XGBModel, CatBoostModel, LinearModel, SklearnModel]
+KINDS = [LGBModel, DEnsembleModel, XGBModel, CatBoostModel, LinearModel, SklearnModel, DNNModelPytorch]
 
 
-@pytest.mark.parametrize("kind", ROWS)
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
     ("names", "message"),
     [
@@ -195,7 +195,7 @@ def test_features_other_than_those_of_the_training_are_refused(kind: type, names
     model.predict(dataset(frame))
 
 
-@pytest.mark.parametrize("kind", ROWS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_copy_of_a_model_knows_its_features(kind: type) -> None:
     frame = make_frame(("x[1]<2", "y{0}"))
     model = make_model(kind)

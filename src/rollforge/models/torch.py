@@ -234,6 +234,8 @@ class TorchModel(Model):
         self.checkpoint_seconds = checkpoint_seconds
         self.fit_seconds = 0.0
         """Seconds spent in training."""
+        self.feature_names: list[str] = []
+        """The names of the features on which it was fitted."""
         self.weights: dict[str, NDArray[np.generic]] | None = None
         """The weights of the module; None before training."""
         self._curves: dict[str, list[float]] = {}
@@ -308,6 +310,7 @@ class TorchModel(Model):
                     f"{tuple(shape[1:])}: {describe(exc)}"
                 ) from exc
         self.fit_seconds = time.perf_counter() - began
+        self.feature_names = list(train.feature_names)
         self._curves = curves
         if evals_result is not None:
             evals_result |= {
@@ -327,7 +330,9 @@ class TorchModel(Model):
         _check_installed(type(self).__name__)
         settings = self._settings()
         self._network = network = self._restored_network()
-        examples = self._numbered(prediction_examples(dataset, segment, model=type(self).__name__))
+        fitted = getattr(self, "feature_names", ())  # earlier versions did not save them
+        examples = prediction_examples(dataset, segment, model=type(self).__name__, fitted=fitted)
+        examples = self._numbered(examples)
         scores = np.full(len(examples.index), np.nan, np.float32)
         try:
             scores[examples.usable] = self._scores(network, examples, settings, dataset, segment)

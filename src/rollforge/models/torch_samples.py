@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -111,6 +111,8 @@ class Examples:
     """(usable,): a number of each sample from which a module learns in addition to the label, such as that of its period."""
     label_names: tuple[str, ...] = ()
     """The names of the labels; empty for prediction."""
+    feature_names: tuple[str, ...] = ()
+    """The names of the features; empty for prediction."""
 
     def days(self) -> NDArray[np.int64]:
         """Return the number of the day of each usable sample, ascending."""
@@ -179,21 +181,27 @@ def learning_examples(
         )
     weight = None if samples.weight is None else samples.weight[wanted].astype(np.float32)
     label = samples.label[wanted].astype(np.float32)
-    return Examples(index, source, kept[wanted], label, weight, label_names=samples.label_names)
+    names = tuple(map(str, samples.features.columns))
+    return Examples(index, source, kept[wanted], label, weight, label_names=samples.label_names, feature_names=names)
 
 
 def prediction_examples(
-    dataset: Dataset, segment: str | slice, *, model: str, data_key: str = DataHandlerLP.DK_I
+    dataset: Dataset,
+    segment: str | slice,
+    *,
+    model: str,
+    data_key: str = DataHandlerLP.DK_I,
+    fitted: Sequence[str] = (),
 ) -> Examples:
     """Return all samples of a segment; those with a missing feature are not usable.
 
     Raises
     ------
     ModelError
-        If there is no finite feature in the segment.
+        If there is no finite feature in the segment, or the features are not those of `fitted`.
     """
     prepared = OwnDays(dataset)
-    features = prediction_features(prepared, segment, model=model, data_key=data_key)
+    features = prediction_features(prepared, segment, model=model, data_key=data_key, fitted=fitted)
     source = prepared.source(features)
     complete = source.complete()
     if not complete.all():
