@@ -32,6 +32,7 @@ from rollforge.record.analysis import (
     risk_analysis,
 )
 from rollforge.record.base import RESULTS
+from rollforge.record.persistence import bootstrap_interval
 from rollforge.run.execute import task_train
 from rollforge.session import Session
 from rollforge.track.base import Recorder, get_experiment, open_tracker
@@ -648,3 +649,12 @@ def test_precision_by_hand() -> None:
     assert np.isnan(same.item())
     with pytest.raises(ConfigError, match="between 0 and 1"):
         calc_long_short_prec(*one_day(scores, labels), quantile=0)
+
+
+def test_values_of_days_are_sorted() -> None:
+    """Statistics of overlapping values depend on the order of the days, and not on that of the rows."""
+    days = pd.bdate_range("2021-03-01", periods=30)
+    values = pd.Series(np.sin(np.arange(30.0)) + 0.3, days)
+    shuffled = values.sample(frac=1, random_state=1)
+    assert newey_west_t(shuffled, 3) == newey_west_t(values, 3)
+    assert bootstrap_interval(shuffled, 3, samples=50) == bootstrap_interval(values, 3, samples=50)

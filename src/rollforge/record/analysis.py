@@ -478,16 +478,19 @@ def _periods(freq: str) -> float:
     return _PERIODS[_FREQUENCIES[found[2]]] / int(found[1] or 1)
 
 
+def by_time(values: pd.Series) -> pd.Series:
+    """Return a series sorted by its days; one without days is in the order given."""
+    return values.sort_index(kind="stable") if isinstance(values.index, pd.DatetimeIndex) else values
+
+
 def _returns(r: object) -> Floats:
     """Return the non-missing returns as an array."""
     if isinstance(r, pd.DataFrame):
         if r.shape[1] != 1:
             raise DataError(f"The returns must be one column, found {list(r.columns)}. Select one of them.")
         r = r.iloc[:, 0]
-    if isinstance(r, pd.Series) and isinstance(r.index, pd.DatetimeIndex):
-        r = r.sort_index(kind="stable")  # the drawdown depends on the order
     try:
-        values = np.asarray(pd.Series(r).dropna(), np.float64)
+        values = np.asarray(by_time(pd.Series(r)).dropna(), np.float64)
     except (TypeError, ValueError) as error:
         raise DataError(f"The returns must be numbers: {error}") from None
     infinite = np.isinf(values)
@@ -592,7 +595,7 @@ def newey_west_t(values: pd.Series, days: int) -> float:
     Parameters
     ----------
     values : Series
-        Sorted by day. Missing values are dropped, and the values around them are treated as adjacent.
+        Values of days, which are sorted. Missing values are dropped, and the values around them are treated as adjacent.
     days : int
         Number of days that one value spans.
 
@@ -601,7 +604,7 @@ def newey_west_t(values: pd.Series, days: int) -> float:
     float
         NaN if there are at most `days` values, or all are equal up to rounding.
     """
-    there = values.dropna().to_numpy(np.float64)
+    there = by_time(values).dropna().to_numpy(np.float64)
     n = len(there)
     if n <= days or n < 2 or all_equal(there):
         return float("nan")

@@ -14,7 +14,7 @@ import pandas as pd
 
 from rollforge.dates import read_timestamp
 from rollforge.errors import ConfigError, DataError, nearest, shown
-from rollforge.record.analysis import risk_analysis
+from rollforge.record.analysis import by_time, risk_analysis
 
 __all__ = [
     "cumulative_returns",
@@ -267,7 +267,5 @@ def _checked(mode: str) -> str:
 
 
 def _finite(returns: pd.Series) -> pd.Series:
-    values: pd.Series = returns.astype(np.float64)
-    if isinstance(values.index, pd.DatetimeIndex):
-        values = values.sort_index(kind="stable")
+    values = by_time(returns.astype(np.float64))
     return values.where(np.isfinite(values))

@@ -21,6 +21,7 @@ from rollforge.record.analysis import (
     Days,
     Floats,
     ScoreRanks,
+    by_time,
     by_value,
     calc_ic,
     correlation,
@@ -61,7 +62,7 @@ def bootstrap_interval(
     Parameters
     ----------
     values : Series
-        Sorted by day. Missing values are dropped, and the values around them are treated as adjacent.
+        Values of days, which are sorted. Missing values are dropped, and the values around them are treated as adjacent.
     days : int
         Number of days that one value spans.
     level : float
@@ -93,7 +94,7 @@ def bootstrap_interval(
     for name, value in (("days", days), ("samples", samples), ("block", block)):
         if value is not None and value < 1:
             raise ConfigError(f"must be at least 1, found {value!r}.", path=name)
-    there = values.dropna().to_numpy(np.float64)
+    there = by_time(values).dropna().to_numpy(np.float64)
     n = len(there)
     if n < 2 or n <= days:
         return Interval(math.nan, math.nan)
