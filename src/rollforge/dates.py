@@ -99,6 +99,8 @@ _YEAR = re.compile(r"\d{4}", re.ASCII)
 _MONTH = re.compile(r"(?P<year>\d{4})[-/.]?(?P<month>\d\d?)", re.ASCII)
 _YEAR_LAST = re.compile(r"(\d{1,2})[-/.](\d{1,2})[-/.](\d{2}|\d{4})((?!\d).*)", re.ASCII | re.DOTALL)
 _HOW = "Write a day as 2015-06-30."
+_SERIAL_START = dt.date(1899, 12, 30)
+_SERIALS = range(24000, 80000)  # in spreadsheets, 1965 to 2119; read as year and month, they are after the year 2400
 _SPANS = ("Y", "M", "W")  # units of datetime64 that are longer than a day
 # Digits of a time since 1970 -> its unit: from 2001 to 2286 in each of them.
 _EPOCHS = {10: "s", 13: "ms", 16: "us", 19: "ns"}
@@ -632,6 +634,10 @@ def _reason(text: str, bare: str) -> str:
     """Return as precisely as possible why a string that matches no pattern is not a day."""
     if not bare:
         return f"the date is missing (an empty text). {_HOW}"
+    serial = bare.removesuffix(".0")
+    if len(serial) == 5 and serial.isdecimal() and int(serial) in _SERIALS:
+        day = _SERIAL_START + dt.timedelta(int(serial))
+        return f"{text!r} is a number by which spreadsheets store a day, {day}. {_HOW}"
     month = _MONTH.fullmatch(bare)
     if _YEAR.fullmatch(bare):
         return f"{text!r} is a year, not a day. Write its first day as {bare}-01-01, its last as {bare}-12-31."
