@@ -610,7 +610,9 @@ def _given_returns(benchmark: object, where: str) -> pd.Series:
 
 
 def _returns_of_codes(benchmark: Any, days: Days, session: Session, where: str) -> pd.Series:
-    """Return the mean return of instruments on the days on which they have a price, since the last such day.
+    """Return the mean return of instruments since the last day on which any of them has a price.
+
+    An instrument without a price on one of the two days is left out of the mean, as in Qlib.
 
     A price before the first day is looked for on the 30 days before it.
     """
@@ -622,6 +624,6 @@ def _returns_of_codes(benchmark: Any, days: Days, session: Session, where: str) 
             f"The benchmark {benchmark!r} has no data from {days[0]} to {days[-1]}: {exc} Choose another "
             f"one in {where}.benchmark, or null for none."
         ) from exc
-    known = closes.astype(np.float64).dropna()
-    returns: pd.Series = known.groupby(level="instrument").pct_change().groupby(level="datetime").mean()
+    by_day = closes.astype(np.float64).unstack("instrument").dropna(how="all")
+    returns: pd.Series = by_day.pct_change(fill_method=None).mean(axis=1)
     return returns
