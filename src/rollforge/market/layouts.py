@@ -118,9 +118,10 @@ def _by_ticker(values: pd.DataFrame, days: pd.Series, header: Sequence[_Part]) -
     if found is None:
         return None
     fields, tickers = found
-    parts = []
-    for ticker in dict.fromkeys(tickers):
-        places = [i for i, one in enumerate(tickers) if one == ticker]
+    parts, columns = [], dict[str, list[int]]()
+    for place, ticker in enumerate(tickers):
+        columns.setdefault(ticker, []).append(place)
+    for ticker, places in columns.items():
         part = values.iloc[:, places].set_axis([fields[i] for i in places], axis=1)
         numbers = part[[name for name in part if tidy(name) in YAHOO_FIELDS]]
         listed = (numbers.notna() & (numbers != "")).any(axis=1)  # a ticker may be listed later than others
