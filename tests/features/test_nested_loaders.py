@@ -292,8 +292,29 @@ def test_a_frame_is_restricted_to_a_universe() -> None:
     assert loader.load(spans)["x"].tolist() == [1, 2, 4, 6]
     assert len(loader.load({"market": "all", "filter_pipe": []})) == 8
     assert loader.load({"market": ["BB"]}, "2024-01-04")["x"].tolist() == [7]
+    assert loader.load(pd.Series(["AA", "CC"]))["x"].tolist() == [0, 2, 4, 6]
+    for wrong in ({"AA": None}, {"AA": ("2024-01-02", "2024-01-03")}):
+        with pytest.raises(ConfigError, match="expected a list of pairs of days"):
+            loader.load(wrong)
     with pytest.raises(ConfigError, match="cannot be filtered"):
         loader.load({"market": "all", "filter_pipe": [{"filter_type": "NameDFilter", "name_rule_re": "A"}]})
+
+
+@pytest.mark.parametrize("join", ["left", "inner", "right"])
+def test_a_frame_has_the_filtered_rows_of_a_data_folder(join: Any) -> None:
+    """Filters apply to the loader of the folder, if the joined rows are its rows."""
+    filtered = {"market": "all", "filter_pipe": [{"filter_type": "NameDFilter", "name_rule_re": "D000[12]"}]}
+    prices = QlibDataLoader({"feature": (["$close"], ["close"])})
+    rows = prices.load("all", *DAYS).index
+    own = StaticDataLoader(pd.DataFrame({("feature", "own"): np.arange(len(rows))}, rows))
+    loader = NestedDataLoader([prices, own], join)
+    if join == "right":  # the frame has all rows
+        with pytest.raises(ConfigError, match="cannot be filtered"):
+            loader.load(filtered, *DAYS)
+        return
+    found = loader.load(filtered, *DAYS)
+    assert set(found.index.get_level_values("instrument")) == {"D0001"}
+    assert found["feature", "own"].tolist() == rows.get_indexer(found.index).tolist()
 
 
 @pytest.mark.parametrize("grouped", [False, True])

@@ -395,9 +395,10 @@ def test_files_without_rows_are_left_out(tmp_path: Path) -> None:
     header = "date,open,high,low,close,volume\n"
     (source / "B.csv").write_text(header)
     (source / "C.csv").touch()
-    with pytest.raises(DataError, match="has no rows in its 2 files"):
+    (source / "D.csv").write_text(" \n\n")
+    with pytest.raises(DataError, match="has no rows in its 3 files"):
         import_table(source, tmp_path / "data")
     (source / "A.csv").write_text(f"{header}2021-03-01,1,1,1,1,5\n")
     found = import_table(source, tmp_path / "data")
-    assert found.notes[0] == "2 files without rows were left out: B.csv, C.csv"
+    assert found.notes[0] == "3 files without rows were left out: B.csv, C.csv, D.csv"
     assert list(open_provider(tmp_path / "data").instruments("all")) == ["A"]

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rollforge.errors import ConfigError, DataNotFound
+from rollforge.errors import ConfigError, DataError, DataNotFound
 from rollforge.features.api import D
 from rollforge.market.append import append_table
 from rollforge.market.importer import import_table
@@ -51,6 +51,7 @@ def test_an_import_says_that_codes_may_have_lost_zeros(tmp_path: Path) -> None:
     assert "such as 000001, the table has lost them" in " ".join(found.notes)
     assert not short_codes_note(["000001", "600000", "AAPL"])
     assert not short_codes_note(["1", "20", "300"])
+    assert not short_codes_note(["0050", "2330", "00878", "006208"])
 
 
 def test_appended_rows_belong_to_the_instruments_of_the_folder(folder: Path) -> None:
@@ -69,6 +70,16 @@ def test_members_of_a_universe_are_the_instruments_of_the_folder(folder: Path, t
     found = import_universe("index", tmp_path / "members.csv", folder)
     assert list(open_provider(folder).instruments("index")) == ["000001", "600000"]
     assert found.notes[0] == "1 code without leading zeros was read as in the folder: 1 as 000001"
+
+
+def test_two_codes_of_one_instrument(folder: Path, tmp_path: Path) -> None:
+    """The periods of both are those of a member of a universe; their rows cannot be appended, as days would occur twice."""
+    (tmp_path / "members.csv").write_text("code,start,end\n1,2021-03-01,2021-03-01\n01,2021-03-03,2021-03-03\n")
+    import_universe("index", tmp_path / "members.csv", folder)
+    spans = open_provider(folder).instruments("index")["000001"]
+    assert [tuple(map(str, span)) for span in spans or ()] == [("2021-03-01",) * 2, ("2021-03-03",) * 2]
+    with pytest.raises(DataError, match=r"The codes .* are both 000001 in the folder"):
+        append_table(table({"1": [9.0], "01": [8.0]}, DAYS[3:]), folder)
 
 
 def test_groups_are_those_of_the_instruments(folder: Path, tmp_path: Path) -> None:
@@ -94,6 +105,9 @@ def test_a_benchmark_may_be_a_number(folder: Path) -> None:
     check_benchmark(600000, session=session, where="benchmark")
     with pytest.raises(ConfigError, match="no data for the benchmark '300'"):
         check_benchmark(300, session=session, where="benchmark")
+    for wrong in (False, True, 0, "", [], ["600000", None]):
+        with pytest.raises(ConfigError, match="must be a code, a list of codes, or null for none"):
+            check_benchmark(wrong, session=session, where="benchmark")
     index = pd.MultiIndex.from_product([DAYS[:3], ["000001"]], names=["datetime", "instrument"])
     strategy = TopkDropoutStrategy(signal=pd.Series(1.0, index), topk=1, n_drop=0)
     found = run_backtest(strategy, start_time=DAYS[0], benchmark=600000, session=session)

@@ -228,3 +228,11 @@ def test_several_features_of_one_name() -> None:
     for model in (LGBModel(num_boost_round=3), LinearModel()):
         model.fit(data)
         assert model.predict(data).notna().all()
+
+
+def test_a_feature_without_a_name() -> None:
+    """CatBoost numbers it, and predicts on the data of its training."""
+    data = dataset(make_frame(("", "b")))
+    model = make_model(CatBoostModel)
+    model.fit(data)
+    assert model.predict(data).notna().all()

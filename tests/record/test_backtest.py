@@ -477,6 +477,26 @@ def test_days_without_scores_give_a_note(make_market: MakeMarket) -> None:
     )
 
 
+def test_scores_of_every_week_give_no_note(make_market: MakeMarket) -> None:
+    """Only a gap of more than twice the usual time is one."""
+    session = make_market({"A": [10] * 40})
+    weekly: list[float] = [float(day % 5 == 0) or nan for day in range(40)]
+    assert not _top(session, {"A": weekly}, n_drop=0).notes
+    missed = [nan if 10 <= day < 21 else score for day, score in enumerate(weekly)]
+    assert "there are no scores on 19 of 37 days" in _top(session, {"A": missed}, n_drop=0).notes[0]
+
+
+def test_the_first_return_of_a_benchmark_is_since_the_price_before(make_market: MakeMarket) -> None:
+    """The price may be missing on the day before the first one; without any, the first day has no return, with a note."""
+    session = make_market({"A": [10] * 5, "INDEX": [100, nan, 110, 121, 121], "NEW": [nan, nan, 10, 11, 11]})
+    start = days_of(5)[2]
+    result = _top(session, {"A": [1] * 5}, n_drop=0, benchmark="INDEX", start_time=start)
+    assert (result.report["bench"].tolist(), result.notes) == (pytest.approx([0.1, 0.1, 0]), ())
+    new = _top(session, {"A": [1] * 5}, n_drop=0, benchmark="NEW", start_time=start)
+    assert new.report["bench"].tolist() == pytest.approx([0, 0.1, 0])
+    assert "the benchmark has no return on 1 of 3 days" in new.notes[0]
+
+
 def test_a_universe_as_small_as_topk_gives_a_note(make_market: MakeMarket) -> None:
     """The only instrument is sold and bought again, as in Qlib, and a note says so; n_drop=0 keeps it."""
     session = make_market({"A": [10] * 5})
@@ -504,3 +524,6 @@ def test_purchases_below_the_trade_unit_give_a_note(make_market: MakeMarket) -> 
     assert "2 purchases were smaller than the trade unit of 100 shares" in result.notes[0]
     assert "A on 2021-03-02, a unit of which costs 500." in result.notes[0]
     assert _top(session, {"A": [1] * 3}, account=1000.0, n_drop=0, exchange={"trade_unit": 100}).notes == ()
+    session = make_market({"A": {"close": [99.99998] * 3, "factor": [1.0] * 3}})
+    dear = _top(session, {"A": [1] * 3}, account=400.0, exchange={"trade_unit": 100})
+    assert "costs 10000." in dear.notes[0]

@@ -408,6 +408,7 @@ def test_a_limit_in_percent_gives_a_warning(caplog: pytest.LogCaptureFixture) ->
     """A limit of 9.5 is 950 %, so that nothing is ever at its limit."""
     Rules.from_kwargs({"limit_threshold": 0.99}, region="us")
     Rules.from_kwargs({"limit_threshold": float("inf")}, region="us")
+    Rules.from_kwargs({"limit_threshold": 1}, region="us")  # another way to write that there is no limit
     assert not caplog.messages
     Rules.from_kwargs({"limit_threshold": 9.5}, region="us")
     assert "a change of 950 %" in caplog.messages[0]

@@ -189,7 +189,7 @@ def test_a_constant_score_has_no_figures() -> None:
     prediction, label = market()
     shown = texts_by_name(headline_figures(summary_of(prediction * 0 + 0.1, label, 1).headline))
     assert "IC" not in shown
-    assert shown["evaluated on"].startswith("0 of 60 days, so there is no IC")
+    assert shown["evaluated on"].startswith("0 of 60 days: an IC needs two instruments")
     assert "annual long-short return" not in shown
     first = prediction.index.get_level_values(0)[0]
     partly = prediction.copy()

@@ -8,7 +8,7 @@ import logging
 import os
 from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import pandas as pd
@@ -32,7 +32,7 @@ from rollforge.kinds import HANDLER, LOADER
 from rollforge.limits import LIMITS, check_file, check_parquet
 from rollforge.market.frames import day_rows, reading
 from rollforge.market.provider import OPTIONAL_FIELDS, Provider
-from rollforge.market.universe import resolve_instruments, session_provider, upper_codes
+from rollforge.market.universe import read_spans, resolve_instruments, session_provider, upper_codes
 from rollforge.paths import read_path
 from rollforge.session import Session, current_session
 from rollforge.task import encode
@@ -529,11 +529,11 @@ class StaticDataLoader(DataLoader):
         """
         frame = self._frame
         keep = within(frame.index.get_level_values("datetime"), start_time, end_time, ("start_time", "end_time"))
-        keep &= _is_member(frame.index, instruments)
+        keep &= _is_member(cast(pd.MultiIndex, frame.index), instruments)
         return frame if keep.all() else frame[keep]
 
 
-def _is_member(index: pd.Index, instruments: object) -> NDArray[np.bool_]:
+def _is_member(index: pd.MultiIndex, instruments: object) -> NDArray[np.bool_]:
     """Return which rows of a frame belong to a universe; codes are not case-sensitive."""
     if isinstance(instruments, Mapping) and "market" in instruments:
         if instruments.get("filter_pipe"):
@@ -541,22 +541,34 @@ def _is_member(index: pd.Index, instruments: object) -> NDArray[np.bool_]:
         instruments = instruments["market"]
     if instruments is None or (isinstance(instruments, str) and instruments == "all"):
         return np.ones(len(index), bool)
-    codes = index.get_level_values("instrument").astype(str).str.upper()
+    level = index.names.index("instrument")
+    places = index.codes[level]
+    codes = [str(code).upper() for code in index.levels[level]]
     if isinstance(instruments, Mapping):
-        days = index.get_level_values("datetime")
-        inside = np.zeros(len(index), bool)
-        for code, upper in upper_codes(instruments, path="instruments").items():
-            rows = codes == upper
-            for first, last in instruments[code]:
-                inside[rows] |= within(days[rows], first, last, ("first", "last"))
-        return inside
-    if isinstance(instruments, (list, tuple, set, pd.Index, np.ndarray)):
-        return codes.isin([str(code).upper() for code in instruments])
-    inside = np.asarray(codes == str(instruments).upper())
-    if inside.any():
+        return _in_spans(index, places, codes, instruments)
+    listed = isinstance(instruments, (list, tuple, set, pd.Index, pd.Series, np.ndarray))
+    given: Any = instruments if listed else [instruments]
+    wanted = {str(code).upper() for code in given}
+    inside: NDArray[np.bool_] = np.array([code in wanted for code in codes], bool)[places]
+    if listed or inside.any():
         return inside
     log.warning("a frame has no universe %r; all of its instruments are used", instruments)
     return np.ones(len(index), bool)
+
+
+def _in_spans(
+    index: pd.MultiIndex, places: NDArray[Any], codes: Sequence[str], instruments: Mapping[Any, object]
+) -> NDArray[np.bool_]:
+    """Return which rows are in the periods of a mapping; `places` are the positions of their codes in `codes`."""
+    upper = upper_codes(instruments, path="instruments")
+    spans = {upper[code]: read_spans(days, str(code)) for code, days in instruments.items()}
+    days = index.get_level_values("datetime")
+    rows_of = np.split(np.argsort(places, kind="stable"), np.cumsum(np.bincount(places, minlength=len(codes)))[:-1])
+    inside = np.zeros(len(index), bool)
+    for code, rows in zip(codes, rows_of, strict=True):
+        for first, last in spans.get(code, ()):
+            inside[rows] |= within(days[rows], first, last, ("first", "last"))
+    return inside
 
 
 def _read_frame(source: Any) -> pd.DataFrame:
@@ -708,11 +720,15 @@ class NestedDataLoader(DataLoader):
     ) -> pd.DataFrame:
         """Return the columns of all loaders, sorted by name.
 
-        If a loader raises KeyError for the universe, all of its instruments are loaded.
+        If a loader raises KeyError for the universe, all of its instruments are loaded. Filters of the universe apply to the
+        loaders that read the data folder, if the rows are theirs.
         """
         whole: pd.DataFrame | None = None
+        deciding = {"left": self.data_loader_l[:1], "right": self.data_loader_l[-1:], "inner": self.data_loader_l}
+        filtered = any(one.reads_folder for one in deciding.get(self.join, []))
         for one in self.data_loader_l:
-            part = by_day_and_instrument(self._part(one, instruments, start_time, end_time), type(one).__name__)
+            universe = _without_filters(instruments) if filtered and not one.reads_folder else instruments
+            part = by_day_and_instrument(self._part(one, universe, start_time, end_time), type(one).__name__)
             if whole is None:
                 whole = part
                 continue
@@ -734,6 +750,10 @@ class NestedDataLoader(DataLoader):
         except KeyError:
             log.warning("%s has no universe %r; all of its instruments are used", type(one).__name__, instruments)
             return one.load(None, start_time, end_time)
+
+
+def _without_filters(instruments: object) -> object:
+    return instruments["market"] if isinstance(instruments, Mapping) and "market" in instruments else instruments
 
 
 class DataLoaderDH(DataLoader):

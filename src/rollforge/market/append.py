@@ -137,6 +137,12 @@ def _with_zeros(rows: OrderedTable, old: ExistingData) -> tuple[OrderedTable, li
     }
     if not spelled:
         return rows, []
+    first: dict[str, str] = {}
+    for code, longer in spelled.items():
+        if (other := first.setdefault(longer, code)) != code:
+            raise DataError(
+                f"The codes {other} and {code} are both {longer} in the folder. Give its rows the same code."
+            )
     return replace(rows, codes=[spelled.get(code, code) for code in rows.codes]), [lost_zeros_note(spelled)]
 
 

@@ -10,8 +10,8 @@ __all__ = ["lost_zeros_note", "short_codes_note", "with_lost_zeros"]
 
 _LONGEST = 10
 """Digits of the longest code that is looked for."""
-_OF_EXCHANGES = range(4, 7)
-"""Numbers of digits of the codes of exchanges that number their instruments: Tokyo, Taiwan, Hong Kong, Shanghai, Seoul."""
+_OF_EXCHANGES = (5, 6)
+"""Numbers of digits of the codes of exchanges that number their instruments: Hong Kong; Shanghai, Shenzhen and Seoul."""
 
 
 def with_lost_zeros(code: str, is_known: Callable[[str], bool]) -> str | None:
@@ -39,7 +39,9 @@ def lost_zeros_note(spelled: Mapping[str, str]) -> str:
 def short_codes_note(codes: Sequence[str]) -> list[str]:
     """Return a note if some codes are numbers that have probably lost zeros: exchanges use the same length for all."""
     numbers = sorted((code for code in codes if code.isascii() and code.isdigit()), key=len)
-    if not numbers or len(numbers[0]) == len(numbers[-1]) or len(numbers[-1]) not in _OF_EXCHANGES:
+    if not numbers or any(code.startswith("0") for code in numbers):
+        return []  # zeros are kept: in Taiwan, 0050 and 006208 are codes
+    if len(numbers[0]) == len(numbers[-1]) or len(numbers[-1]) not in _OF_EXCHANGES:
         return []
     return [
         f"the codes {numbers[0]} and {numbers[-1]} have different lengths: if codes had leading zeros, such as "

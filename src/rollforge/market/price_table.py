@@ -155,7 +155,7 @@ def _read_folder(folder: Path, form: _Form) -> Table:
         return _read_file(file, form, code=None if known or parts else code_of(_stem(file)), known=known)
 
     found = [*files, *parts]
-    with_content = [file for file in found if file.stat().st_size]
+    with_content = [file for file in found if _has_content(file)]
     tables = [t for t in _read_in_one_order(with_content, form, read) if not t.frame.empty]
     if not tables:
         raise DataError(f"{folder} has no rows in its {counted(len(found), 'file')}.")
@@ -166,6 +166,11 @@ def _read_folder(folder: Path, form: _Form) -> Table:
     sources = {name: source for t in tables for name, source in t.sources.items()}
     order = next((t.year_last for t in tables if t.year_last), "")
     return Table(frame, folder, np.concatenate([t.seconds for t in tables]), None, notes, sources, year_last=order)
+
+
+def _has_content(file: Path) -> bool:
+    """Return whether a file has more than white space; a long one is not read."""
+    return file.stat().st_size > 64 or bool(file.read_bytes().strip())
 
 
 def _without_rows(files: Sequence[Path], tables: Sequence[Table]) -> list[str]:

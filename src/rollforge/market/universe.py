@@ -114,7 +114,14 @@ def upper_codes(codes: Iterable[object], *, path: str = "") -> dict[object, str]
     return {code: upper for upper, code in spellings.items()}
 
 
-def _read_spans(days: Any, code: str) -> list[Span]:
+def read_spans(days: Any, code: str) -> list[Span]:
+    """Return the periods of membership of an instrument, given as pairs of days.
+
+    Raises
+    ------
+    ConfigError
+        If they have another form.
+    """
     try:
         pairs = [(first, last) for first, last in days]
     except (TypeError, ValueError) as exc:
@@ -154,7 +161,7 @@ def resolve_instruments(
     if isinstance(instruments, Mapping):
         upper = upper_codes(instruments, path="instruments")
         spans: dict[str, list[Span] | None] = {
-            upper[code]: _read_spans(days, str(code)) for code, days in instruments.items()
+            upper[code]: read_spans(days, str(code)) for code, days in instruments.items()
         }
         return dict(sorted(spans.items())), []
     if not isinstance(instruments, Iterable):

@@ -333,8 +333,10 @@ def _with_zeros(provider: Provider, members: Mapping[str, list[Span]]) -> tuple[
         for code in members
         if not provider.has(code) and (longer := with_lost_zeros(code, provider.has)) and longer not in members
     }
-    found = {spelled.get(code, code): periods for code, periods in members.items()}
-    return found, [lost_zeros_note(spelled)] if spelled else []
+    found: dict[str, list[Span]] = {}
+    for code, periods in members.items():
+        found.setdefault(spelled.get(code, code), []).extend(periods)
+    return _merged(found), [lost_zeros_note(spelled)] if spelled else []
 
 
 def _known(

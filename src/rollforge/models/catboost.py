@@ -210,7 +210,10 @@ class CatBoostModel(Boosting):
     def predict(self, dataset: DatasetH, segment: str | slice = "test") -> pd.Series:
         """Return the scores of a segment, index (datetime, instrument), using the trees up to the best round."""
         model = self._fitted()
-        features = prediction_features(dataset, segment, model=type(self).__name__, fitted=model.feature_names_)
+        fitted = model.feature_names_
+        if any(name == str(place) for place, name in enumerate(fitted)):
+            fitted = ()  # some are CatBoost's own: it numbers features without a name
+        features = prediction_features(dataset, segment, model=type(self).__name__, fitted=fitted)
         scores = model.predict(features.to_numpy(), thread_count=current_session().threads)
         if scores.ndim != 1:
             raise ModelError(

@@ -181,7 +181,7 @@ def check_features(features: pd.DataFrame, fitted: Sequence[str], segment: objec
     found = repr(names[place]) if place < len(names) else "missing"
     wanted = f"it was {fitted[place]!r}" if place < len(fitted) else f"there were {counted(len(fitted), 'feature')}"
     raise ModelError(
-        f"{model} cannot use {_named(segment)}, because its features are not those of the training: feature {place + 1} is "
+        f"{model} cannot use {_named(segment)}, because the features are not those of the training: feature {place + 1} is "
         f"{found}; in the training {wanted}. Use a dataset with the same features in the same order."
     )
 

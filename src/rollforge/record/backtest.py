@@ -17,7 +17,7 @@ import pandas as pd
 from rollforge.build import build, locate, target_of
 from rollforge.dates import ONE_DAY, Days, has_times, read_day
 from rollforge.description import Description
-from rollforge.errors import ConfigError, DataError, DataNotFound
+from rollforge.errors import ConfigError, DataError, DataNotFound, shown
 from rollforge.features.engine import features
 from rollforge.generate.backtests import BACKTEST_IS_DAILY
 from rollforge.kinds import Kind
@@ -188,7 +188,7 @@ def run_by_steps(
     begin, days = _days(calendar, strategy, start_time, end_time, where)
     cash, holdings = _start(account, where)
     market = _market(provider, rules, strategy, list(holdings), calendar, days, where)
-    bench = _benchmark(benchmark, days, session, where, market.notes)
+    bench = _benchmark(benchmark, days, calendar[:begin], session, where, market.notes)
     trading_account = _opened(cash, holdings, calendar[begin - 1] if begin else None, days[0], session, where)
     steps = TradeCalendarManager(calendar, begin, len(days))
     ledger = yield from _trade(strategy, executor, trading_account, market, steps)
@@ -343,11 +343,22 @@ def _try_arguments(cls: type[BaseStrategy], strategy: object, where: str) -> Non
         _strategy(Description(strategy).with_kwargs(signal=pd.Series(0.0, row)), where)
 
 
-def _codes(benchmark: object) -> list[str]:
-    """Return the codes of a benchmark; none if it is given as returns. A code may be a number, as YAML reads 600000."""
-    if isinstance(benchmark, (str, int)):
-        return [str(benchmark)] if benchmark else []
-    return [str(code) for code in benchmark] if isinstance(benchmark, (list, tuple)) else []
+def _codes(benchmark: object, where: str) -> list[str]:
+    """Return the codes of a benchmark; none if it is given as returns. A code may be a number, as YAML reads 600000.
+
+    Raises
+    ------
+    ConfigError
+        If it is neither a code, nor codes, nor returns.
+    """
+    if benchmark is None or not isinstance(benchmark, (str, int, list, tuple)):
+        return []
+    listed = list(benchmark) if isinstance(benchmark, (list, tuple)) else [benchmark]
+    if not all(listed) or any(isinstance(code, bool) for code in listed) or not listed:
+        raise ConfigError(
+            f"the benchmark must be a code, a list of codes, or null for none, found {shown(benchmark)}.", path=where
+        )
+    return list(map(str, listed))
 
 
 def check_benchmark(benchmark: object, *, session: Session, where: str) -> None:
@@ -358,7 +369,7 @@ def check_benchmark(benchmark: object, *, session: Session, where: str) -> None:
     ConfigError
         If it has none of them; the message lists them.
     """
-    codes = _codes(benchmark)
+    codes = _codes(benchmark, where)
     if not codes or session.provider_uri is None:
         return
     provider = session_provider(session)
@@ -445,6 +456,8 @@ def backtest_daily(
 
 _STRATEGY = Kind("strategy", base=BaseStrategy)
 _EXECUTOR = Kind("executor", base=SimulatorExecutor)
+_LOOKED_BACK = 30
+"""Days of the calendar before the first one on which the last price of a benchmark is looked for."""
 
 
 def _strategy(strategy: object, where: str) -> BaseStrategy:
@@ -570,15 +583,14 @@ def _opened(
     return Account(Position(cash, entries), init_cash=cash)
 
 
-def _benchmark(benchmark: object, days: Days, session: Session, where: str, notes: Notes) -> Floats:
-    """Return the benchmark's return on each day; 0 if it has none, as in Qlib."""
+def _benchmark(benchmark: object, days: Days, before: Days, session: Session, where: str, notes: Notes) -> Floats:
+    """Return the benchmark's return on each day; 0 if it has none, as in Qlib. `before` are the earlier days."""
     if benchmark is None:
         return np.zeros(len(days))
-    if isinstance(benchmark, (str, int, list, tuple)):
-        returns, rest = (
-            _returns_of_codes(benchmark, days, session, where),
-            ", and the next return is since the last price",
-        )
+    codes = _codes(benchmark, f"{where}.benchmark")
+    if codes:
+        returns = _returns_of_codes(codes, days, before, session, where)
+        rest = ", and the next return is since the last price"
     else:
         returns, rest = _given_returns(benchmark, where), ""
     found = returns.reindex(pd.DatetimeIndex(days)).to_numpy(np.float64)
@@ -587,7 +599,8 @@ def _benchmark(benchmark: object, days: Days, session: Session, where: str, note
             f"The benchmark has no returns from {days[0]} to {days[-1]}. Choose another one in "
             f"{where}.benchmark, or null for none."
         )
-    missing = int(np.isnan(found[1:]).sum())
+    # The first day has no return if there is no earlier price, as there is none before the calendar.
+    missing = int(np.isnan(found if codes and len(before) else found[1:]).sum())
     if missing:
         notes.add("the benchmark has no return on %d of %d days; they count as 0%s", missing, len(days), rest)
     bench: Floats = np.nan_to_num(found)
@@ -609,19 +622,19 @@ def _given_returns(benchmark: object, where: str) -> pd.Series:
     return returns
 
 
-def _returns_of_codes(benchmark: Any, days: Days, session: Session, where: str) -> pd.Series:
+def _returns_of_codes(codes: list[str], days: Days, before: Days, session: Session, where: str) -> pd.Series:
     """Return the mean return of instruments since the last day on which any of them has a price.
 
     An instrument without a price on one of the two days is left out of the mean, as in Qlib.
 
-    A price before the first day is looked for on the 30 days before it.
+    A price before the first day is looked for on the 30 days of the calendar before it.
     """
-    codes = _codes(benchmark)
+    first = before[-_LOOKED_BACK:][0] if len(before) else days[0]
     try:
-        closes = features(codes, ["$close"], days[0] - 30 * ONE_DAY, days[-1], session=session)["$close"]
+        closes = features(codes, ["$close"], first, days[-1], session=session)["$close"]
     except DataError as exc:
         raise DataNotFound(
-            f"The benchmark {benchmark!r} has no data from {days[0]} to {days[-1]}: {exc} Choose another "
+            f"The benchmark {', '.join(map(repr, codes))} has no data from {days[0]} to {days[-1]}: {exc} Choose another "
             f"one in {where}.benchmark, or null for none."
         ) from exc
     by_day = closes.astype(np.float64).unstack("instrument").dropna(how="all")

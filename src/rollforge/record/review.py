@@ -43,10 +43,19 @@ def _scores(market: Market, strategy: BaseSignalStrategy, days: int) -> None:
 
 
 def _days_without_scores(market: Market, signal: SignalWCache, days: int) -> None:
-    """Say on how many days between the first and the last score there is none, as after a window that failed."""
+    """Say on how many days between the first and the last score there is none, as after a window that failed.
+
+    Scores of every week or month have such days between them, and are only missed after more than twice the usual time.
+    """
     traded = market.days[len(market.days) - days :]
-    inside = traded[(traded >= signal.days[0]) & (traded <= signal.days[-1])]
-    without = np.setdiff1d(inside, signal.days)
+    scored = np.flatnonzero(np.isin(traded, signal.days))
+    distances = np.diff(scored)
+    if not len(distances):
+        return
+    usual = np.sort(distances)[(len(distances) - 1) // 2]  # the lower median
+    odd = distances > (1 if usual == 1 else 2 * usual)
+    ranges = zip(scored[:-1][odd], scored[1:][odd], strict=True)
+    without = traded[[day for begin, end in ranges for day in range(begin + 1, end)]]
     if len(without):
         market.notes.add(
             "there are no scores on %d of %d days, the first is %s: holdings were kept on the days after these",
@@ -102,13 +111,14 @@ def _small_orders(market: Market, ledger: Ledger, days: int) -> None:
     unit, first = market.unit, len(market.days) - days
     if unit is None:
         return
-    small = []
+    small, places = [], {code: place for place, code in enumerate(market.codes)}
     for step, order, fill in ledger.trades:
         if order.direction is OrderDir.BUY and not fill.amount and fill.price > 0:
-            day, place = first + step, market.codes.index(order.stock_id)
+            day, place = first + step, places[order.stock_id]
             raw_price = fill.price / market.factor[day, place]
             if order.amount * fill.price < unit * raw_price:
-                small.append((order.stock_id, market.days[day], unit * raw_price))
+                cost = float(f"{unit * raw_price:.6g}")  # prices are float32
+                small.append((order.stock_id, market.days[day], cost))
     if small:
         market.notes.add(
             "%s smaller than the trade unit of %g %s, and not made: the first is %s on %s, a unit of which costs %.10g. "

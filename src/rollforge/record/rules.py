@@ -230,7 +230,7 @@ def _limit(value: object, where: str) -> float | tuple[str, str] | None:
             raise ConfigError(f"limit_threshold must be two expressions (buy, sell), found {value!r}.", path=where)
         return value[0], value[1]
     limit = _positive(value, "limit_threshold", where)
-    if limit >= 1:
+    if limit >= 2:  # 1 is often written for no limit
         log.warning(
             "limit_threshold is %g, which is a change of %s: nothing is at its limit. Write 9.5 %% as 0.095, and no limits as "
             ".inf",

@@ -76,8 +76,8 @@ def _evaluation(headline: Headline) -> list[HeadlineFigure]:
         text = f"{headline.ic_days:,} of {days}, {headline.first_evaluated} to {headline.last_evaluated}"
     else:
         text = (
-            f"0 of {days}, so there is no IC: on none do two instruments have a score and a known label, of which neither "
-            "all scores nor all labels are equal"
+            f"0 of {days}: an IC needs two instruments with a score and a known label on the same day, and scores and labels "
+            "that differ"
         )
     label = label_description(headline.label_text, headline.label_days, headline.period)
     known = [HeadlineFigure("label", label)] if headline.ic_days or headline.label_text else []
