@@ -45,6 +45,8 @@ class Locked(ConstantModel):
         with open(f"{{FOLDER}}/{{self.value:g}}.lock", "a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # an error if the task runs twice at once
             self.note("began")
+            while self.value and not os.path.exists(f"{{FOLDER}}/go"):
+                time.sleep(0.05)
             time.sleep(0.4)
             self.note("ended")
 
@@ -84,10 +86,10 @@ def test_two_drivers_and_a_worker_share_a_pool_of_which_one_driver_is_killed(add
         words += ["--allow", str(file), "--exit-when-empty", "--lease", "10"]
         store = open_store(server.uri)
 
-        def done() -> Counter[str]:
-            """Return how many tasks each process has done."""
-            found = store.query("shared") if "shared" in store.pools() else []
-            return Counter(str(task.worker) for task in found if task.status is Status.DONE)
+        def workers(status: Status) -> set[str | None]:
+            """Return the processes that have done tasks, or run them."""
+            found = store.query("shared", {"status": status.value}) if "shared" in store.pools() else []
+            return {task.worker for task in found}
 
         def start(*words: object) -> subprocess.Popen[bytes]:
             started.append(subprocess.Popen([sys.executable, *map(str, words)], cwd=tmp_path))
@@ -96,17 +98,12 @@ def test_two_drivers_and_a_worker_share_a_pool_of_which_one_driver_is_killed(add
         started: list[subprocess.Popen[bytes]] = []
         try:
             first = start(file, address)
-            wait_for(done, "a task of the first driver")
-            (name,) = done()
+            wait_for(lambda: workers(Status.DONE), "a task of the first driver")
             start(file, address)
             start(*words)
-            wait_for(lambda: len(done()) == 3, "a task of each process")
-
-            def is_busy() -> bool:
-                return any(t.worker == name for t in store.query("shared", {"status": Status.RUNNING.value}))
-
-            wait_for(is_busy, "another task of the first driver")
+            wait_for(lambda: len(workers(Status.RUNNING)) == 3, "a task of each process at the same time", 120)
             first.kill()
+            (tmp_path / "go").touch()  # all tasks but the first wait for it, however slowly the processes start
             assert [process.wait(timeout=60) for process in started[1:]] == [0, 0]
         finally:
             for process in started:
