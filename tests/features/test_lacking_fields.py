@@ -65,7 +65,7 @@ def test_alpha158_works_without_vwap(
 
 
 def test_several_fields_may_be_missing(folders: dict[str, Path], caplog: pytest.LogCaptureFixture) -> None:
-    """Each is reported; comparisons and counts treat them as missing values, as elsewhere."""
+    """Each is reported; what is computed from them alone is missing, too, and a missing condition is false."""
     rollforge.init(folders["+".join(SEVERAL)])
     frame = Alpha158(**RANGE).fetch(data_key="raw")
     volumes = [c for c in frame if c.startswith(("V", "WVMA", "CORR", "CORD")) and not c.startswith("VSUM")]
@@ -73,9 +73,15 @@ def test_several_fields_may_be_missing(folders: dict[str, Path], caplog: pytest.
     assert frame.drop(columns=[c for c in frame if c.startswith(("V", "WVMA", "CORR", "CORD"))]).notna().any().all()
     assert "no field $volume" in caplog.text
     assert "'$vwap/$close'." in caplog.text
-    values = D.features("all", ["$factor", "$factor == 1", "$close", "Mean($vwap, 5)"], "2022-06-01", "2022-06-03")
+    values = D.features(
+        "all",
+        ["$factor", "$factor == 1", "If($factor == 1, 1, $close)", "$close", "Mean($vwap, 5)"],
+        "2022-06-01",
+        "2022-06-03",
+    )
     assert values["$factor"].isna().all()
-    assert (values["$factor == 1"] == 0).all()
+    assert values["$factor == 1"].isna().all()
+    assert values["If($factor == 1, 1, $close)"].equals(values["$close"].rename("If($factor == 1, 1, $close)"))
     assert values["Mean($vwap, 5)"].isna().all()
 
 
