@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 
-from rollforge.errors import ConfigError
+from rollforge.errors import ConfigError, TaskNotSerializable
 from rollforge.generate.naming import check_name, describe, differing_parts, model_names, short_name, variant
 from rollforge.generate.task_view import TaskView
 
@@ -202,3 +202,14 @@ def test_invalid_names_are_refused(name: Any) -> None:
 def test_names_are_plain_text() -> None:
     """Numbers read from YAML are names too; surrounding spaces are removed."""
     assert [check_name(n) for n in (" ridge ", 4, 0.5, "Größe 2", "a/b")] == ["ridge", "4", "0.5", "Größe 2", "a/b"]
+
+
+def test_a_definition_that_is_much_larger_than_its_objects_is_refused() -> None:
+    """Lists that contain another one twice, thirty levels deep, would be a billion values as text."""
+    value: object = 1
+    for _ in range(30):
+        value = [value, value]
+    tasks = [{"model": {"class": "LGBModel", "kwargs": {"value": value}}}] * 2
+    with pytest.raises(TaskNotSerializable, match="larger than"):
+        variant(tasks[0])
+    assert model_names(tasks, ["a", "b"]) == ["a", "b"]

@@ -718,7 +718,8 @@ class DataHandlerLP(DataHandler):
 
     def _has_grown(self) -> bool:
         """Return whether an open range has later days than those from which the processors have learned."""
-        return self.end_time is None and self._learned_until is not None and self.days()[-1] > self._learned_until
+        until = self._learned_until
+        return self.end_time is None and until is not None and bool((self.days() > until).any())
 
     def _learning_stages(self) -> list[str]:
         """Return the stages whose own processors learn something."""
@@ -792,7 +793,7 @@ class DataHandlerLP(DataHandler):
         if held:
             self._hold_learned |= {stage}
         if self.end_time is None and any(map(learns, self.get_all_processors())):
-            self._learned_until = self.days()[-1]
+            self._learned_until = self.days().max()
 
     @staticmethod
     def _fits_inside(chain: Sequence[Processor], end: Any) -> bool:

@@ -7,7 +7,6 @@ renaming a model does not retrain anything.
 from __future__ import annotations
 
 import datetime as dt
-import hashlib
 import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -77,8 +76,7 @@ def variant(definition: Mapping[str, object]) -> str:
     >>> variant(task(4, 2020)) == variant(task(4, 2021)), variant(task(4, 2020)) == variant(task(8, 2020))
     (True, False)
     """
-    text = encode(_without_windows(definition))  # whoever stores the whole definition checks its size
-    return hashlib.sha256(text.encode("utf-8")).hexdigest()[:12]
+    return digest(_without_windows(definition))[:12]
 
 
 def trial_of(definition: Mapping[str, object]) -> str:

@@ -27,7 +27,7 @@ from rollforge.market.existing import ExistingData, StoredSeries, read_existing
 from rollforge.market.folder_change import change_files, folder_lock, restore
 from rollforge.market.folder_files import check_folders, folder_name
 from rollforge.market.importer import check_values, ordered, without_zeros
-from rollforge.market.lost_zeros import lost_zeros_note, with_lost_zeros
+from rollforge.market.lost_zeros import lost_zeros_note, respelled
 from rollforge.market.member_lists import extended_list
 from rollforge.market.price_table import Table, read_table
 from rollforge.market.provider import open_provider
@@ -126,15 +126,7 @@ def append_table(
 
 def _with_zeros(rows: OrderedTable, old: ExistingData) -> tuple[OrderedTable, list[str]]:
     """Return the table with the leading zeros that its codes have in the folder, and a note if there are such."""
-
-    def is_known(code: str) -> bool:
-        return folder_name(code) in old.heads
-
-    spelled = {
-        code: longer
-        for code in rows.codes
-        if not is_known(code) and (longer := with_lost_zeros(code, is_known)) and longer not in rows.codes
-    }
+    spelled = respelled(rows.codes, lambda code: folder_name(code) in old.heads)
     if not spelled:
         return rows, []
     first: dict[str, str] = {}

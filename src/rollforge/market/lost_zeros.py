@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from rollforge.errors import first_few
 
-__all__ = ["lost_zeros_note", "short_codes_note", "with_lost_zeros"]
+__all__ = ["lost_zeros_note", "respelled", "short_codes_note", "with_lost_zeros"]
 
 _LONGEST = 10
 """Digits of the longest code that is looked for."""
@@ -26,6 +26,18 @@ def with_lost_zeros(code: str, is_known: Callable[[str], bool]) -> str | None:
         return None
     found = [longer for n in range(len(code) + 1, _LONGEST + 1) if is_known(longer := code.zfill(n))]
     return found[0] if len(found) == 1 else None
+
+
+def respelled(codes: Collection[str], is_known: Callable[[str], bool]) -> dict[str, str]:
+    """Map each unknown code of a table that has lost its zeros to the known one; not if the table has that one, too.
+
+    Examples
+    --------
+    >>> respelled(["1", "2", "000002", "600000"], {"000001", "000002", "600000"}.__contains__)
+    {'1': '000001'}
+    """
+    found = {code: with_lost_zeros(code, is_known) for code in codes if not is_known(code)}
+    return {code: longer for code, longer in found.items() if longer is not None and longer not in codes}
 
 
 def lost_zeros_note(spelled: Mapping[str, str]) -> str:

@@ -23,7 +23,7 @@ from rollforge.market.columns import tidy
 from rollforge.market.folder_change import folder_lock
 from rollforge.market.folder_files import Span, read_lines
 from rollforge.market.frames import reading
-from rollforge.market.lost_zeros import lost_zeros_note, with_lost_zeros
+from rollforge.market.lost_zeros import lost_zeros_note, respelled
 from rollforge.market.price_table import read_parquet
 from rollforge.market.provider import Provider, open_provider
 from rollforge.market.universe import membership
@@ -328,11 +328,7 @@ def _merged(spans: Mapping[str, list[Span]]) -> dict[str, list[Span]]:
 
 def _with_zeros(provider: Provider, members: Mapping[str, list[Span]]) -> tuple[dict[str, list[Span]], list[str]]:
     """Return the members with the leading zeros that their codes have in the folder, and a note if there are such."""
-    spelled = {
-        code: longer
-        for code in members
-        if not provider.has(code) and (longer := with_lost_zeros(code, provider.has)) and longer not in members
-    }
+    spelled = respelled(members, provider.has)
     found: dict[str, list[Span]] = {}
     for code, periods in members.items():
         found.setdefault(spelled.get(code, code), []).extend(periods)
