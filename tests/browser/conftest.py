@@ -17,6 +17,7 @@ def shared() -> Iterator[Page]:
 
 @pytest.fixture
 def page(shared: Page) -> Page:
+    shared.open("about:blank")  # the page of the test before would report that its server has ended
     shared.size(1200, 900)
     shared.scheme("light")
     shared.problems.clear()

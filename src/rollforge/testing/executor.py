@@ -271,16 +271,16 @@ class ClusterSuite(ProcessesSuite):
     def test_the_task_of_a_lost_machine_has_failed_once(
         self, run: RunTasks, lose_machine: Callable[[], None], tmp_path: Path, attempts: int
     ) -> None:
-        at = tmp_path / "began"
+        at, tried = tmp_path / "began", tmp_path / "tried"
 
         def lose() -> None:
-            while not at.exists():
+            while not (tried.exists() and tried.read_text(encoding="utf-8")):  # the last that the task writes
                 time.sleep(0.01)
             lose_machine()
 
         thread = threading.Thread(target=lose)
         thread.start()
-        task = {"do": "sleep once", "at": str(at), "file": str(tmp_path / "tried")}
+        task = {"do": "sleep once", "at": str(at), "file": str(tried)}
         lost, other = run(task, {}, max_attempts=attempts)
         thread.join()
         assert other.status is Status.DONE
