@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import gc
 import multiprocessing
 import os
@@ -431,6 +432,24 @@ def test_the_cache_deletes_what_was_used_longest_ago(tmp_path: Path, missing: in
     size = cache.list()[0].bytes
     PanelCache(tmp_path, 3 * size - missing).get("c", build)
     assert sorted(panel.key for panel in cache.list()) == left
+
+
+def test_a_panel_that_another_process_is_writing_is_not_deleted(tmp_path: Path) -> None:
+    """Otherwise that process would not find what it has just written. What a killed process has left is deleted."""
+    index = pd.MultiIndex.from_tuples([(pd.Timestamp("2022-01-03"), "A")], names=["datetime", "instrument"])
+    panel = Panel.from_frame(pd.DataFrame({("feature", "x"): [1.0]}, index))
+    cache = PanelCache(tmp_path, 1)
+    cache.get("a", lambda folder: panel)
+    (cache.root / ".c-left").mkdir()
+    with (cache.root / ".a.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        cache.get("b", lambda folder: panel)  # beyond the limit
+        assert sorted(one.key for one in cache.list()) == ["a", "b"]
+        assert cache.clear() == cache.list()[0].bytes
+        assert [one.key for one in cache.list()] == ["a"]
+    assert not (cache.root / ".c-left").exists()
+    assert cache.clear() > 0
+    assert cache.list() == []
 
 
 def build_in_process(session: Session, pipe: Any) -> None:

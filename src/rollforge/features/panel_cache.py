@@ -139,13 +139,15 @@ class PanelCache:
         return panel
 
     @contextlib.contextmanager
-    def _lock(self, key: str) -> Iterator[None]:
+    def _lock(self, key: str, *, wait: bool = True) -> Iterator[None]:
         with (self.root / f".{key}.lock").open("w") as handle:
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield
 
     def shrink(self, keep: Collection[str] = ()) -> None:
         """Delete the panels that were not used for longest, until the limit is met.
+
+        Panels that another process is building or adding rows to are kept.
 
         Parameters
         ----------
@@ -157,9 +159,18 @@ class PanelCache:
         for panel in reversed(listed):
             if total <= self.limit:
                 break
-            if panel.key not in keep:
-                shutil.rmtree(self.root / panel.key, ignore_errors=True)
+            if panel.key not in keep and self._delete(panel.key):
                 total -= panel.bytes
+
+    def _delete(self, key: str) -> bool:
+        """Delete a panel and what killed processes have left of it, unless a process is writing it; return whether."""
+        try:
+            with self._lock(key, wait=False):
+                for folder in (self.root / key, *self.root.glob(f".{key}-*")):
+                    shutil.rmtree(folder, ignore_errors=True)
+        except OSError:  # locked, or the folder of another user
+            return False
+        return True
 
     def list(self) -> list[PanelInfo]:
         """Return the panels on disk, most recently used first."""
@@ -177,11 +188,20 @@ class PanelCache:
         return sorted(found, key=lambda p: p.used_at, reverse=True)
 
     def clear(self) -> int:
-        """Delete all panels and return the number of bytes freed."""
-        freed = sum(p.bytes for p in self.list())
-        shutil.rmtree(self.root, ignore_errors=True)
+        """Delete all panels, except those that a process is writing, and return the number of bytes freed.
+
+        The files that lock panels stay: a process that waits for one would not exclude those that open a new one.
+        """
+        sizes = {p.key: p.bytes for p in self.list()}
+        keys = {_key_of(entry.name) for entry in os.scandir(self.root)} if self.root.is_dir() else set()
+        freed = sum(sizes.get(key, 0) for key in keys if self._delete(key))
         _opened.clear()  # the space of a deleted file is free when no process has it open
         return freed
+
+
+def _key_of(name: str) -> str:
+    """Return the key of a panel from the name of its folder, of its lock or of a draft."""
+    return name.removesuffix(".lock").lstrip(".").partition("-")[0]
 
 
 def _version(place: Path) -> tuple[int, int] | None:
