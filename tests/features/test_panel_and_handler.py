@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import gc
 import multiprocessing
@@ -450,6 +451,45 @@ def test_a_panel_that_another_process_is_writing_is_not_deleted(tmp_path: Path) 
     assert not (cache.root / ".c-left").exists()
     assert cache.clear() > 0
     assert cache.list() == []
+
+
+class Industries(Processor):
+    """A processor of the user that reads a file, or a server."""
+
+    def __init__(self, problem: str) -> None:
+        self.problem = problem
+
+    def __call__(self, df: pd.DataFrame) -> pd.DataFrame:
+        if self.problem == "file":
+            open("industries.csv").close()
+        raise ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
+
+
+@pytest.mark.parametrize(("problem", "error"), [("file", FileNotFoundError), ("server", ConnectionRefusedError)])
+def test_a_file_that_a_processor_lacks_is_no_problem_of_the_cache(
+    session: Session, problem: str, error: type[OSError]
+) -> None:
+    """The error is the one that it raised, not an advice to choose another folder for the cache."""
+    with pytest.raises(error):
+        handler(learn_processors=[Industries(problem)]).fetch(data_key="learn")
+
+
+@pytest.mark.parametrize("problem", ["folder", "full", "size"])
+def test_a_cache_that_cannot_be_written_is_named(
+    session: Session, problem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error says why: the folder cannot be made, the disk is full, or NumPy has written less than it was given."""
+    if problem == "folder":
+        (tmp_path / "cache").write_text("")
+        reason = "Not a directory"
+    elif problem == "full":
+        reason = os.strerror(errno.ENOSPC)
+        monkeypatch.setattr(os, "posix_fallocate", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, reason)))
+    else:
+        reason = "24 requested and 0 written"
+        monkeypatch.setattr(np, "save", lambda *_: (_ for _ in ()).throw(OSError(reason)))
+    with pytest.raises(DataError, match=f"cache/panels cannot be written: {reason}"):
+        handler().setup_data()
 
 
 def build_in_process(session: Session, pipe: Any) -> None:

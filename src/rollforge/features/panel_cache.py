@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import logging
@@ -34,6 +35,9 @@ class PanelInfo:
     bytes: int
     used_at: float
     """Seconds since the epoch."""
+
+
+_OF_A_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ENOLCK)
 
 
 class PanelCache:
@@ -78,6 +82,8 @@ class PanelCache:
         ------
         DataError
             If the cache folder is not writable; the message has the setting for another folder.
+        OSError
+            As `build` or `grow` raise it about other files, or about a connection.
         """
         place = self.root / key
         seen, there = _version(place), _load(place)
@@ -93,10 +99,19 @@ class PanelCache:
                         panel = self._grown(there, grow)
                     panel = panel or self._build(place, build, state, base)
             except OSError as exc:
+                if not self._caused(exc):
+                    raise
                 raise self._unwritable(exc) from exc
         with contextlib.suppress(OSError):  # a read-only cache can still be used
             os.utime(place / META)
         return panel
+
+    def _caused(self, exc: OSError) -> bool:
+        """Return whether an error is about the cache, and not about what a user's loader or processor reads."""
+        if isinstance(exc.filename, (str, bytes, os.PathLike)):
+            file, root = Path(os.path.abspath(os.fsdecode(exc.filename))), Path(os.path.abspath(self.root))
+            return file.is_relative_to(root) or root.is_relative_to(file)
+        return exc.errno in _OF_A_DISK or (type(exc) is OSError and exc.errno is None)  # NumPy's has no number
 
     def _unwritable(self, exc: OSError) -> DataError:
         return DataError(

@@ -82,8 +82,9 @@ class RowFile(RowSink):
             try:
                 os.posix_fallocate(self._handle.fileno(), 0, size)
             except OSError as exc:
-                if exc.errno == errno.ENOSPC:
-                    raise  # any other error: not supported by this file system
+                if exc.errno == errno.ENOSPC:  # any other error: not supported by this file system
+                    self.close()
+                    raise
 
     def put(self, at: int, rows: NDArray[np.float32]) -> None:
         """Write some rows, starting at row `at` of the matrix. Thread-safe."""
