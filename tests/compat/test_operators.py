@@ -254,6 +254,46 @@ def test_arguments_are_positional_or_named(session: Session) -> None:
             parse(text)
 
 
+def test_none_true_and_false_are_arguments_of_users_operators(session: Session) -> None:
+    """The constants reach the class by position, by name, as its defaults, and from Python; built-in operators refuse them."""
+
+    class Within(ElemOperator):
+        def __init__(self, feature: Any, low: Any = None, high: Any = None, flag: Any = False) -> None:
+            super().__init__(feature)
+            self.low, self.high, self.flag = low, high, flag
+
+        def _load_internal(self, *args: Any) -> Any:
+            assert type(self.flag) is bool
+            return self.feature.load(*args).clip(self.low, self.high) * (2 if self.flag else 1)
+
+    Operators.register([Within])
+    texts = [
+        "Within($close, 7, None)",
+        "Within($close,None,high=9)",
+        "Within($close,high=9)",
+        "Within($close,flag=True)",
+    ]
+    made = [str(Within(CLOSE, None, 9, True)), str(op("Mean")(Within(CLOSE, high=9), 2))]
+    frame = features(["A"], ["$close", *texts, *made])
+    close = frame["$close"].astype(np.float32)
+    low = close.clip(upper=9)
+    expected = close.clip(lower=7), low, low, close * 2, low * 2, low.rolling(2, min_periods=1).mean()
+    for place, right in enumerate(expected, 1):
+        np.testing.assert_allclose(frame.iloc[:, place], right, rtol=1e-6)
+    assert all(parse(str(parse(text))) == parse(text) for text in (*texts, *made))
+    for text, words in (
+        ("None", "None is not a series"),
+        ("$close + True", "Add needs an expression or a number, found True"),
+        ("Mean($close, None)", "Mean needs a plain number, found None"),
+        ("Ref(None, 1)", "Ref needs an expression, found None"),
+        ("Mask($close, True)", "Mask needs a quoted instrument, found True"),
+        ("-None", "Mul needs an expression or a number, found None"),
+        ("Within(None, 1)", "needs an expression among its arguments"),
+    ):
+        with pytest.raises(ExpressionError, match=words):
+            parse(text)
+
+
 def test_other_series_and_other_instruments_can_be_loaded(session: Session) -> None:
     """Series that an operator loads besides its arguments are computed from the data folder, on the requested days."""
     seen = []
@@ -340,7 +380,7 @@ def test_invalid_operators_are_refused(kind: Any, words: str) -> None:
 
 
 def test_errors_of_an_operator_are_named(session: Session) -> None:
-    """An exception, a result of another length, and an invalid window give one message each."""
+    """An exception, a result of another length, one without numbers, and an invalid window give one message each."""
 
     class Fails(ElemOperator):
         def _load_internal(self, *args: Any) -> Any:
@@ -355,15 +395,21 @@ def test_errors_of_an_operator_are_named(session: Session) -> None:
             series = self.feature.load(*args)
             return series.set_axis(pd.date_range("2021-01-01", periods=len(series)))
 
+    class Days(ElemOperator):
+        def _load_internal(self, *args: Any) -> Any:
+            series = self.feature.load(*args)
+            return pd.Series([pd.Timestamp("2021-01-01").date()] * len(series), index=series.index)
+
     class Far(Diff):
         def get_extended_window_size(self) -> Any:
             return "far"
 
-    Operators.register([Fails, Short, Dated, Far])
+    Operators.register([Fails, Short, Dated, Days, Far])
     for text, error, words in (
         ("Fails($close)", DataError, "Fails failed on A: KeyError: 'turnover'"),
         ("Short($close)", DataError, "Short must return a series indexed like those of its arguments.*of 3 values"),
         ("Dated($close)", DataError, "Dated must return a series"),
+        ("Days($close)", DataError, r"Days must return a series of numbers: .*datetime\.date"),
         (
             "Far($close)",
             ConfigError,

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from rollforge.errors import DataError
 from rollforge.expressions.formulas import Array, Lifespans, SeriesSource, requests
 from rollforge.expressions.operators import FILLING, Operator, is_built_in, operator
-from rollforge.expressions.tree import Call, Expression, Field, Number, Text
+from rollforge.expressions.tree import Call, Constant, Expression, Field, Number, Text
 from rollforge.market.provider import FieldBlock
 
 __all__ = ["EvaluationPlan", "OtherInstrument", "named_instrument"]
@@ -101,7 +101,7 @@ class EvaluationPlan:
                 step = _Step(tree, None, (), frozenset([tree]), _fills(named[1]))
             elif isinstance(tree, Call):
                 step = self._call(tree)
-            elif isinstance(tree, Text):
+            elif isinstance(tree, (Text, Constant)):
                 raise DataError(f"{tree} is not a series.")
             else:
                 step = _Step(tree, None, (), frozenset([tree.name] if isinstance(tree, Field) else []))
@@ -115,8 +115,8 @@ class EvaluationPlan:
         kinds = "*" * len(tree.args) if known.arguments == "*" else known.arguments
         arguments: list[Any] = []
         for arg, kind in zip(tree.args, kinds, strict=True):
-            plain = isinstance(arg, Text) or (isinstance(arg, Number) and not (pairwise and kind == "v"))
-            arguments.append(arg.value if plain and isinstance(arg, (Number, Text)) else _Slot(self._place(arg)))
+            plain = isinstance(arg, (Text, Constant)) or (isinstance(arg, Number) and not (pairwise and kind == "v"))
+            arguments.append(arg.value if plain and not isinstance(arg, (Field, Call)) else _Slot(self._place(arg)))
         if tree.name in ("Quantile", "Med"):
             n, share = (*arguments[1:], 0.5)[:2]
             self.shares.setdefault(int(n), set()).add(float(share))

@@ -18,7 +18,7 @@ from typing import Any
 
 from rollforge.errors import ExpressionError, nearest
 from rollforge.expressions.operators import check_call, is_known, language_version, operator as known, operator_names
-from rollforge.expressions.tree import Call, Expression, Field, Number, Text, call
+from rollforge.expressions.tree import Call, Constant, Expression, Field, Number, Text, call
 from rollforge.limits import LIMITS
 
 __all__ = ["parse"]
@@ -58,6 +58,7 @@ _FOLDABLE: dict[str, Callable[[Any, Any], Any]] = {
     "Mod": operator.mod,
     "Power": operator.pow,
 }
+_CONSTANTS = {repr(value): value for value in (None, True, False)}
 _MAX_DEPTH = 200
 _PARAMETERS = {"x": "feature", "c": "feature", "n": "N", "a": "N", "q": "qscore", "t": "instrument"}
 _ROLLING_NAMES = ("Mean", "Sum", "Std", "Var", "Skew", "Kurt", "Max", "Min", "Count", "Rank")
@@ -115,7 +116,7 @@ class _Parser:
         tree = self.comparison()
         if self.token.kind != "end":
             raise self.stray()
-        if isinstance(tree, (Number, Text)):
+        if not isinstance(tree, (Field, Call)):
             raise self.fail(f"{tree} is not a series: use a field such as $close", self.tokens[0])
         return tree
 
@@ -230,6 +231,8 @@ class _Parser:
 
     def operator(self, token: _Token) -> Expression:
         if not self.take("("):
+            if token.text in _CONSTANTS:
+                return Constant(_CONSTANTS[token.text])
             raise self.fail(f"{token.text!r} is not a value; fields are written ${token.text.lower()}", token)
         # Check the name first, so that an error in an argument does not hide an unknown operator.
         if token.text in ("P", "PRef", "PFeature"):
@@ -291,12 +294,12 @@ class _Parser:
             raise self.fail(f"{token.text}{signature}: {exc}", token) from None
         if bound.kwargs:  # an earlier argument was omitted
             bound.apply_defaults()
+        plain = {int: Number, float: Number, str: Text, bool: Constant, type(None): Constant}
         for value in bound.args:
-            if not isinstance(value, (Number, Text, Field, Call)) and type(value) not in (int, float, str):
+            if not isinstance(value, (Number, Text, Constant, Field, Call)) and type(value) not in plain:
                 raise self.fail(
                     f"{token.text}: give the arguments by position; {value!r} cannot be written in an expression", token
                 )
-        plain = {int: Number, float: Number, str: Text}
         return [plain[type(a)](a) if type(a) in plain else a for a in bound.args]
 
 

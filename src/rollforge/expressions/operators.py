@@ -20,7 +20,7 @@ from rollforge.code_marks import code_mark
 from rollforge.errors import ConfigError, nearest
 from rollforge.expressions import formulas
 from rollforge.expressions.formulas import Array, Lifespans
-from rollforge.expressions.tree import Call, Expression, Field, Number, Text
+from rollforge.expressions.tree import Call, Constant, Expression, Field, Number, Text
 from rollforge.plugins import load_plugins
 from rollforge.session import current_session
 
@@ -323,7 +323,7 @@ def check_call(name: str, args: Sequence[Expression]) -> str:  # noqa: C901 - on
             return f"{name} needs an expression, found {arg}"
         if kind == "c" and (isinstance(arg, Field) or (isinstance(arg, Call) and arg.name in _NUMBERS)):
             return f"{name} combines conditions such as $close > $open (put each in parentheses), found {arg}"
-        if kind == "v" and isinstance(arg, Text):
+        if kind == "v" and isinstance(arg, (Text, Constant)):
             return f"{name} needs an expression or a number, found {arg}"
         if kind == "t" and not isinstance(arg, Text):
             return f"{name} needs a quoted instrument, found {arg}"

@@ -1,11 +1,11 @@
-"""Expression trees: numbers, strings, fields and calls."""
+"""Expression trees: constants, fields and calls."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-__all__ = ["Call", "Expression", "Field", "Number", "Text", "call"]
+__all__ = ["Call", "Constant", "Expression", "Field", "Number", "Text", "call"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,6 +30,16 @@ class Text:
     """A quoted string, an argument of some operators, with Python's quotes and escapes."""
 
     value: str
+
+    def __str__(self) -> str:
+        return repr(self.value)
+
+
+@dataclass(frozen=True, slots=True)
+class Constant:
+    """A constant of Python other than a number or a string: None, True or False, an argument of users' operators."""
+
+    value: bool | None
 
     def __str__(self) -> str:
         return repr(self.value)
@@ -69,7 +79,7 @@ class Call:
         return f"{self.name}({', '.join(map(str, self.args))})"
 
 
-Expression = Number | Text | Field | Call
+Expression = Number | Text | Constant | Field | Call
 """An expression as a tree: an operator with its arguments, a field, or a constant."""
 
 

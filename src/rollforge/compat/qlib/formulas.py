@@ -238,11 +238,14 @@ def signature_of(kind: type) -> inspect.Signature:
 
 
 def _written(name: str, value: object, *, text: bool) -> str:
-    """Format an argument for an expression; a str is quoted if `text`, otherwise it is an expression."""
+    """Format an argument for an expression; a str is quoted if `text`, otherwise it is an expression.
+
+    None, True and False are arguments of users' operators only.
+    """
     if isinstance(value, str):
         return repr(str.__str__(value)) if text and not isinstance(value, Expression) else str.__str__(value)
     plain = value.item() if isinstance(value, np.generic) else value
-    if type(plain) in (int, float):
+    if type(plain) in (int, float) or (text and (plain is None or isinstance(plain, bool))):
         return repr(plain)
     raise ConfigError(
         f"{name}: {value!r} cannot be written in an expression; arguments must be expressions, numbers or strings."

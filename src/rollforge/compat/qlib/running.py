@@ -19,7 +19,7 @@ import pandas as pd
 from rollforge.errors import ConfigError, DataError, RollforgeError
 from rollforge.expressions.formulas import Lifespans, SeriesSource
 from rollforge.expressions.operators import Operator
-from rollforge.expressions.tree import Call, Expression as Tree, Field, Number, Text
+from rollforge.expressions.tree import Call, Expression as Tree, Field
 
 __all__ = ["Forms", "current_source", "described"]
 
@@ -57,7 +57,7 @@ def described(kind: type, signature: inspect.Signature, forms: Forms) -> Operato
 
 def _plain(argument: Tree, forms: Forms) -> object:
     """Return an argument in the form passed to the class before anything is computed."""
-    return argument.value if isinstance(argument, (Number, Text)) else forms.text(str(argument))
+    return forms.text(str(argument)) if isinstance(argument, (Field, Call)) else argument.value
 
 
 def _reach(kind: type, forms: Forms, tree: Call) -> tuple[float, int]:
@@ -135,4 +135,9 @@ def _aligned(kind: type, values: object, days: pd.RangeIndex) -> np.ndarray:
                 f"positions in the calendar, found {type(values).__name__} of "
                 f"{len(result) if result.ndim else 1} values."
             )
-    return result if result.dtype.kind in "bf" else result.astype(np.float64)
+    if result.dtype.kind in "bf":
+        return result
+    try:
+        return result.astype(np.float64)
+    except (TypeError, ValueError) as exc:
+        raise DataError(f"The operator {kind.__name__} must return a series of numbers: {exc}.") from exc
