@@ -1,15 +1,26 @@
-"""A definition with Qlib's ``module_path`` and a script with ``import qlib…`` use the same table."""
+"""A definition with Qlib's ``module_path`` and a script with ``import qlib…`` use the same table, and a script's task may
+have objects.
+"""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 
-from rollforge.build import locate
+from definitions import SMALL_MARKET, TWO_WINDOWS, expressions, task_definition
+from rollforge.build import build, locate
 from rollforge.errors import BuildError
+from rollforge.models.base import Reweighter
+from rollforge.models.linear import LinearModel
 from rollforge.qlib_names import MODULES, NOT_COVERED, PROGRAMS, REASONS
+from rollforge.run.execute import task_train
+from rollforge.session import Session, using
 
 SCRIPT = """
 import importlib, importlib.util, inspect
@@ -61,3 +72,26 @@ def test_programs_live_at_the_edge() -> None:
     """
     for place in PROGRAMS.values():
         assert place.split(".")[1] in ("cli", "compat")
+
+
+class Later(Reweighter):
+    """Gives later rows more weight."""
+
+    def reweight(self, data: Any) -> Any:
+        return np.linspace(0.5, 1.5, len(data))
+
+
+def test_a_task_that_is_trained_at_once_may_have_objects(small_market: Path, tmp_path: Path) -> None:
+    """A model, a dataset and a reweighter give the predictions of their descriptions, as in Qlib; other objects are
+    refused.
+    """
+    task = task_definition(expressions("$close/Ref($close,5)", **SMALL_MARKET), TWO_WINDOWS)
+    described = {**task, "reweighter": {"class": "Later", "module_path": __name__}}
+    with using(Session(provider_uri=str(small_market), tracking_uri=f"folder:{tmp_path}/runs")):
+        live = {**task, "model": LinearModel(), "dataset": build(task["dataset"]), "reweighter": Later()}
+        first, second = (task_train(one, experiment_name="e").load_object("pred.pkl") for one in (described, live))
+        pd.testing.assert_frame_equal(first, second)
+        for part in ("model", "dataset"):
+            with pytest.raises(BuildError, match=rf"task\.{part}: expected a mapping with class, .*found "):
+                task_train({**task, part: object()}, experiment_name="e")
+        assert isinstance(LinearModel().fit(live["dataset"]), LinearModel)

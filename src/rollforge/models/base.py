@@ -50,8 +50,8 @@ class BaseModel(Serializable, abc.ABC):
 class Model(BaseModel):
     """Base class of models that are fitted on the train segment of a dataset and predict other segments."""
 
-    def fit(self, dataset: Any, *args: Any, **kwargs: Any) -> None:
-        """Fit the model."""
+    def fit(self, dataset: Any, *args: Any, **kwargs: Any) -> object:
+        """Fit the model. Only callers of a certain class use what is returned."""
         raise NotImplementedError(f"{type(self).__name__} must implement fit().")
 
     @abc.abstractmethod

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from typing import Self
 
 import numpy as np
 import pandas as pd
@@ -70,8 +71,8 @@ class LinearModel(Model):
         """The names of the features on which it was fitted."""
         self.fit_seconds = 0.0
 
-    def fit(self, dataset: DatasetH, reweighter: Reweighter | None = None) -> None:
-        """Fit on the rows of the train segment without missing features.
+    def fit(self, dataset: DatasetH, reweighter: Reweighter | None = None) -> Self:
+        """Fit on the rows of the train segment without missing features, and return the model, as Qlib's does.
 
         Raises
         ------
@@ -104,6 +105,7 @@ class LinearModel(Model):
             raise ModelError(f"{model} has no rows to learn from: {_reason_for_no_row(dataset, names, samples)}")
         self.feature_names = list(map(str, samples[0].features.columns))
         self.fit_seconds = time.perf_counter() - began
+        return self
 
     def _solve(self, parts: list[Part]) -> bool:
         """Solve the normal equations of the centred data, in float64 by blocks; return False if no row is complete."""

@@ -28,7 +28,7 @@ from rollforge.generate.naming import describe, trial_of
 from rollforge.generate.segments import has_intervals
 from rollforge.generate.task_view import TaskView, at_frequency
 from rollforge.importing import without_collections
-from rollforge.kinds import DATASET, MODEL, RECORD, REWEIGHTER
+from rollforge.kinds import DATASET, MODEL, RECORD, REWEIGHTER, Kind
 from rollforge.machine import process_name
 from rollforge.run.importance import importance_of
 from rollforge.run.job import current_attempt, current_model, current_task, current_token
@@ -182,8 +182,8 @@ def finish(task: Mapping[str, object], recorder: Recorder, session: Session) -> 
     session = task_session(task, session)
     with using(session):
         resolved = resolve_references(task)
-        model = build(resolved["model"], kind=MODEL, where="task.model")
-        dataset = build(resolved["dataset"], kind=DATASET, where="task.dataset")
+        model = _built(resolved["model"], MODEL, "task.model")
+        dataset = _built(resolved["dataset"], DATASET, "task.dataset")
         fit_began = time.perf_counter()
         model.fit(dataset, **_fit_arguments(model, resolved))
         fit_seconds = getattr(model, "fit_seconds", None) or time.perf_counter() - fit_began
@@ -214,12 +214,18 @@ def finish(task: Mapping[str, object], recorder: Recorder, session: Session) -> 
     recorder.log_metrics(fit_seconds=fit_seconds, task_seconds=time.perf_counter() - began)
 
 
+def _built(part: object, kind: Kind, where: str) -> Any:
+    """Return what a part of a task describes. A task that is not stored may have the object itself, as Qlib's may."""
+    described = isinstance(part, (str, type, Mapping)) or kind.lacks(type(part))
+    return build(part, kind=kind, where=where) if described else part
+
+
 def _fit_arguments(model: Any, task: Mapping[str, object]) -> dict[str, object]:
     if task.get("reweighter") is None:
         return {}
     if "reweighter" not in inspect.signature(model.fit).parameters:
         raise ConfigError(f"{type(model).__name__}.fit does not accept a reweighter.", path="task.reweighter")
-    return {"reweighter": build(task["reweighter"], kind=REWEIGHTER, where="task.reweighter")}
+    return {"reweighter": _built(task["reweighter"], REWEIGHTER, "task.reweighter")}
 
 
 def _log_training(model: object, recorder: Recorder) -> None:
