@@ -382,6 +382,48 @@ def test_a_process_that_cannot_start_does_not_count_as_an_attempt() -> None:
     assert (task.status, task.attempt, task.failed_by) == (Status.WAITING, 0, ())
 
 
+def die_every_other_time() -> None:
+    """Exit, as a process that the system kills while it starts."""
+    starts = Path(os.environ["STARTS"])
+    with starts.open("a") as file:
+        file.write("x")
+    if starts.stat().st_size % 2:
+        os._exit(3)
+
+
+@pytest.mark.slow
+def test_processes_that_cannot_start_are_counted_in_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A long job goes on if now and then a process dies while it starts, and others run tasks in between."""
+    monkeypatch.setenv("STARTS", str(tmp_path / "starts"))
+    store = MemoryStore()
+    store.create("p", [{"x": n} for n in range(4)])
+    job = Job("p", len, preload=die_every_other_time, force_release=True)
+    WorkerPool(store, job, Session(threads=1), jobs=1).run()
+    assert store.count("p") == {Status.DONE: 4}
+    assert {task.attempt for task in store.query("p")} == {0}
+    assert (tmp_path / "starts").stat().st_size >= 8
+
+
+def die_at_first() -> None:
+    """Exit, if fewer than three other processes have done so."""
+    starts = Path(os.environ["STARTS"])
+    with starts.open("a") as file:
+        file.write("x")
+        file.flush()
+        if starts.stat().st_size <= 3:
+            os._exit(3)
+
+
+@pytest.mark.slow
+def test_of_many_processes_some_may_die_at_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four processes that start at the same time may lack memory; three that die do not end the job of the fourth."""
+    monkeypatch.setenv("STARTS", str(tmp_path / "starts"))
+    store = MemoryStore()
+    store.create("p", [{"x": n} for n in range(4)])
+    WorkerPool(store, Job("p", len, preload=die_at_first), Session(threads=1), jobs=4).run()
+    assert store.count("p") == {Status.DONE: 4}
+
+
 # -- requirements that a machine does not meet -------------------------------------------------------------------------
 
 

@@ -56,7 +56,7 @@ _NEARLY_DONE = 0.9  # fraction of the mean duration after which a running task i
 _COUNT_SECONDS = 1.0  # between two counts of the tasks of each shape
 
 
-_IDLE_DEATHS = 3
+_IDLE_DEATHS = 3  # in a row; single processes die while they start in any long job, such as of a lack of memory
 
 
 _FAILED_GRACE = 1.0  # seconds that a process in which a task failed has to exit
@@ -326,6 +326,7 @@ class WorkerPool:
             leases.give_back(task)
             self._count_idle_death(outcome)
             return
+        self._idle_deaths = 0
         if isinstance(outcome, CannotRun) and runner.failed:
             # A task that failed there may have broken its imports: a new process decides.
             leases.give_back(task)
@@ -335,7 +336,6 @@ class WorkerPool:
             self._left.append(task)  # no attempt was counted for this claim, so another runner continues it
             return
         if isinstance(outcome, Failed):
-            self._idle_deaths = 0
             if outcome.cause is not Cause.RAISED and self.job.on_death is not None:
                 self._tidy_up(task)
             runner.failed = True
@@ -358,7 +358,8 @@ class WorkerPool:
 
     def _count_idle_death(self, outcome: Failed) -> None:
         self._idle_deaths += 1
-        if self._idle_deaths >= _IDLE_DEATHS:
+        # Of many processes that start at the same time, some may lack memory while the others get ready.
+        if self._idle_deaths >= max(_IDLE_DEATHS, len(self._runners.current()) + 1):
             raise TrainingFailed(f"Worker processes exit before they can run a task. The last error:\n{outcome.error}")
 
     def _give_all_back(self, leases: Leases) -> None:
