@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -63,7 +65,7 @@ def test_a_failed_write_keeps_the_old_file(tmp_path: Path) -> None:
 
     target = tmp_path / "x.pkl"
     target.write_bytes(b"before")
-    with pytest.raises(RuntimeError, match="cannot be pickled"):
+    with pytest.raises(ConfigError, match=r"Unpicklable cannot be saved: cannot be pickled\."):
         Unpicklable().to_pickle(target)
     assert target.read_bytes() == b"before"
     assert list(tmp_path.iterdir()) == [target]
@@ -86,3 +88,52 @@ def test_an_object_of_a_class_without_a_module_is_of_the_class_in_this_process(t
     assert type(read) is Own
     assert read.value == 3
     assert Own.found is method
+
+
+class Locked(Serializable):
+    """An object with a lock."""
+
+    exclude_attr = ("connection",)
+
+    def __init__(self, **attributes: Any) -> None:
+        vars(self).update(attributes)
+
+
+@pytest.mark.parametrize("name", ["_lock", "connection"])
+def test_hidden_attributes_that_cannot_be_pickled_are_left_out(
+    name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Other hidden attributes are kept, and a warning names what is left out; the object itself does not change."""
+    rollforge.init(tracking_uri=f"folder:{tmp_path}/runs")
+    made = Locked(value=1, _kept=2, **{name: threading.Lock()})
+    with rollforge.R.start(experiment_name="e"):
+        rollforge.R.save_objects(made=made)
+        loaded = rollforge.R.get_recorder().load_object("made", trusted=True)
+    made.to_pickle(tmp_path / "made.pkl")
+    for one in (loaded, Locked.load(tmp_path / "made.pkl")):
+        assert vars(one) == {"value": 1, "_kept": 2}
+    assert f"Locked is saved without {name}, which cannot be pickled" in caplog.text
+    assert name in vars(made)
+
+
+def test_attributes_can_be_left_out(tmp_path: Path) -> None:
+    """Those named by `exclude` are, whether they can be pickled or not."""
+    Locked(a=1, b=threading.Lock(), c=3).to_pickle(tmp_path / "some.pkl", exclude=["a", "b"])
+    assert vars(Locked.load(tmp_path / "some.pkl")) == {"c": 3}
+
+
+def test_an_object_that_cannot_be_saved_is_named(tmp_path: Path) -> None:
+    """The error names its class and the attribute, if an attribute is the cause; nothing is written."""
+    for made, words in (
+        (
+            Locked(lock=threading.Lock()),
+            r"Locked cannot be saved: .*lock.*\(attribute 'lock'\)\. Leave it out in __getstate__",
+        ),
+        (Locked(_hidden=threading.Lock(), lock=threading.Lock()), r"attribute 'lock'"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            made.to_pickle(tmp_path / "made.pkl")
+    assert list(tmp_path.iterdir()) == []
+    rollforge.init(tracking_uri=f"folder:{tmp_path}/runs")
+    with rollforge.R.start(experiment_name="e"), pytest.raises(ConfigError, match=r"list cannot be saved: .*lock"):
+        rollforge.R.save_objects(made=[threading.Lock()])
