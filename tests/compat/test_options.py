@@ -13,7 +13,7 @@ import pytest
 import rollforge.compat.qlib  # noqa: F401 - lets "import qlib" lead here
 from definitions import backtest, expressions, task_definition, write_workflow
 from rollforge import session as session_module
-from rollforge.compat.qlib.config import C, init
+from rollforge.compat.qlib.config import C, auto_init, init, init_from_yaml_conf
 from rollforge.compat.qlib.settings import DEFAULTS
 from rollforge.errors import ConfigError
 from rollforge.plan import make_plan
@@ -38,6 +38,45 @@ def _own_session(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.fixture(scope="module")
 def prediction() -> pd.DataFrame:
     return pd.read_parquet(GOLDEN / "rolling_prediction.parquet").loc["2016-01-04":"2016-03-31"]
+
+
+def test_a_project_file_may_refer_to_another_one(tmp_path: Path) -> None:
+    """With ``conf_type: ref``, the other file's options apply unless they are replaced; a file may also be complete."""
+    (tmp_path / "inside").mkdir()
+    shared = write_workflow(
+        tmp_path / "shared.yaml", {"provider_uri": str(tmp_path / "data"), "region": "us", "kernels": 1}
+    )
+    file = tmp_path / "config.yaml"
+    for document, region, unit in (
+        ({"conf_type": "ref", "qlib_cfg": str(shared), "qlib_cfg_update": {"trade_unit": 7}}, "us", 7),
+        (
+            {"conf_type": "ref", "qlib_cfg": None, "qlib_cfg_update": {"provider_uri": str(tmp_path / "data")}},
+            "cn",
+            100,
+        ),
+        ({"conf_type": "origin", "provider_uri": str(tmp_path / "data"), "region": "tw"}, "tw", 1000),
+    ):
+        write_workflow(file, document)
+        auto_init(cur_path=tmp_path / "inside", skip_if_reg=False)
+        assert (C.region, C.trade_unit, current_session().provider_uri) == (region, unit, str(tmp_path / "data"))
+    for document, words in (
+        ({"conf_type": "reff"}, r"config\.yaml: conf_type: must be 'origin' or 'ref', found 'reff'"),
+        ({"conf_type": "ref", "qlib_cfg_update": ["region"]}, r"qlib_cfg_update: must be a mapping"),
+    ):
+        write_workflow(file, document)
+        with pytest.raises(ConfigError, match=words):
+            auto_init(cur_path=tmp_path, skip_if_reg=False)
+    init_from_yaml_conf(None, provider_uri=str(tmp_path / "other"))
+    assert current_session().provider_uri == str(tmp_path / "other")
+
+
+def test_auto_init_keeps_what_has_been_set_up(tmp_path: Path) -> None:
+    """A library that calls it does not replace the data folder of the program, with or without a file."""
+    init(provider_uri=str(tmp_path / "data"), region="us")
+    auto_init(cur_path=tmp_path)
+    write_workflow(tmp_path / "config.yaml", {"provider_uri": str(tmp_path / "other"), "region": "cn"})
+    auto_init(cur_path=tmp_path)
+    assert (current_session().provider_uri, C.region) == (str(tmp_path / "data"), "us")
 
 
 def test_every_option_of_qlibs_is_classified() -> None:

@@ -269,21 +269,45 @@ def init(default_conf: str = "client", **kwargs: Any) -> None:
 
 
 def auto_init(*, only_file: bool = False, **kwargs: Any) -> None:
-    """Set up from the ``config.yaml`` in the folder or above it, or else from `kwargs`."""
+    """Set up from the ``config.yaml`` in the folder or above it, or else from `kwargs`; not again if that has been done.
+
+    A file with ``conf_type: ref`` names another one as ``qlib_cfg`` and replaces some of its options in ``qlib_cfg_update``.
+    """
     cur = Path(kwargs.pop("cur_path", Path.cwd()))
+    kwargs.setdefault("skip_if_reg", True)
     for folder in [cur, *cur.parents]:
         if (folder / "config.yaml").is_file():
-            init_from_yaml_conf(folder / "config.yaml", **kwargs)
+            init(**{**_options_of_project(folder / "config.yaml"), **kwargs})
             return
     if not only_file:
         init(**kwargs)
 
 
-def init_from_yaml_conf(conf_path: str | os.PathLike[str], **kwargs: object) -> None:
-    """Set up from a YAML file; `kwargs` take precedence."""
+def _options_of_project(file: Path) -> dict[str, Any]:
+    options = _options_in(file)
+    kind = options.pop("conf_type", "origin")
+    if kind == "origin":
+        return options
+    if kind != "ref":
+        raise ConfigError(f"must be 'origin' or 'ref', found {kind!r}.", path=f"{file}: conf_type")
+    changes = options.get("qlib_cfg_update") or {}
+    if not isinstance(changes, dict):
+        raise ConfigError(
+            f"must be a mapping of Qlib's options, found {shown(changes)}.", path=f"{file}: qlib_cfg_update"
+        )
+    shared = options.get("qlib_cfg")
+    return {**({} if shared is None else _options_in(shared)), **changes}
+
+
+def init_from_yaml_conf(conf_path: str | os.PathLike[str] | None, **kwargs: object) -> None:
+    """Set up from a YAML file; `kwargs` take precedence. Without a file (None) there are only these."""
+    init(**{**({} if conf_path is None else _options_in(conf_path)), **kwargs})
+
+
+def _options_in(file: str | os.PathLike[str]) -> dict[str, Any]:
     from rollforge.compat.qlib.objects import plain_yaml
 
-    settings = plain_yaml(read_text(conf_path, LIMITS["workflow_size"]), str(conf_path)) or {}
+    settings = plain_yaml(read_text(file, LIMITS["workflow_size"]), str(file)) or {}
     if not isinstance(settings, dict) or not isinstance(settings.get("qlib_init") or {}, dict):
-        raise ConfigError(f"{str(conf_path)!r} must be a mapping of Qlib's options, found {shown(settings)}.")
-    init(**{**dict(settings.get("qlib_init") or settings), **kwargs})
+        raise ConfigError(f"{str(file)!r} must be a mapping of Qlib's options, found {shown(settings)}.")
+    return dict(settings.get("qlib_init") or settings)
