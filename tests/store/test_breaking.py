@@ -470,17 +470,21 @@ def until(condition: Any, seconds: float = 30) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize(("grace", "left"), [("20", Status.DONE), ("0", Status.WAITING)], ids=["finish", "give back"])
-def test_after_sigterm_a_task_finishes_or_is_given_back(grace: str, left: Status, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("seconds", "grace", "left"), [(3.0, "30", Status.DONE), (600.0, "0", Status.WAITING)], ids=["finish", "give back"]
+)
+def test_after_sigterm_a_task_finishes_or_is_given_back(
+    seconds: float, grace: str, left: Status, tmp_path: Path
+) -> None:
     """A task may finish within the grace period; otherwise it is given back without counting an attempt."""
     uri = f"sqlite:///{tmp_path}/tasks.db"
     store = open_store(uri)
-    store.create("p", [{"s": 3.0}, {"s": 0.001}])
+    store.create("p", [{"s": seconds}, {"s": 0.001}])
     worker = start_worker(uri, "--grace", grace)
     until(lambda: store.count("p").get(Status.RUNNING))
     time.sleep(0.5)
     worker.terminate()
-    worker.communicate(timeout=30)
+    worker.communicate(timeout=60)
     assert worker.returncode == 0
     first, second = store.query("p")
     assert (first.status, first.attempt) == (left, 0)
