@@ -16,7 +16,8 @@ import pytest
 from definitions import SMALL_MARKET, TWO_WINDOWS, expressions, task_definition
 from rollforge.build import build, locate
 from rollforge.errors import BuildError
-from rollforge.models.base import Reweighter
+from rollforge.features.dataset import DatasetH
+from rollforge.models.base import Model, Reweighter
 from rollforge.models.linear import LinearModel
 from rollforge.qlib_names import MODULES, NOT_COVERED, PROGRAMS, REASONS
 from rollforge.run.execute import task_train
@@ -79,6 +80,42 @@ class Later(Reweighter):
 
     def reweight(self, data: Any) -> Any:
         return np.linspace(0.5, 1.5, len(data))
+
+
+class Doubled(DatasetH):
+    """Gives models twice the values."""
+
+    def prepare(self, *args: Any, **kwargs: Any) -> Any:
+        return 2 * super().prepare(*args, **kwargs)
+
+
+class Parts(DatasetH):
+    """Gives models frames in a list."""
+
+    def _prepare_seg(self, slc: object, **kwargs: Any) -> Any:
+        return [super()._prepare_seg(slc, **kwargs)]
+
+
+class One(Model):
+    """A model of the features' first column, whatever the dataset gives it."""
+
+    def fit(self, dataset: Any) -> None: ...
+
+    def predict(self, dataset: Any, segment: Any = "test") -> Any:
+        return dataset.handler.fetch(slice(*dataset.segments[segment]), col_set="feature").iloc[:, 0]
+
+
+@pytest.mark.parametrize("kind", ["Doubled", "Parts"])
+def test_predictions_are_evaluated_with_the_handlers_labels(kind: str, small_market: Path, tmp_path: Path) -> None:
+    """What a dataset of one's own changes for its models does not change the saved labels, as in Qlib."""
+    model = {"class": "One", "module_path": __name__}
+    task = task_definition(expressions("$close/Ref($close,5)", **SMALL_MARKET), TWO_WINDOWS, model=model)
+    with using(Session(provider_uri=str(small_market), tracking_uri=f"folder:{tmp_path}/runs")):
+        labels = []
+        for dataset in ({}, {"class": kind, "module_path": __name__}):
+            made = task_train({**task, "dataset": {**task["dataset"], **dataset}}, experiment_name="e")
+            labels.append(made.load_object("label.pkl"))
+        pd.testing.assert_frame_equal(*labels)
 
 
 def test_a_task_that_is_trained_at_once_may_have_objects(small_market: Path, tmp_path: Path) -> None:

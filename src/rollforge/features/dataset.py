@@ -199,8 +199,14 @@ class DatasetH(Dataset):
         return self._prepared(segments, arguments)
 
     def prepare_rows(self, segment: object, col_set: str | Sequence[str], data_key: str) -> pd.DataFrame:
-        """Return the data of a segment as a frame of its rows, also if the samples of the dataset span several days."""
-        frame: pd.DataFrame = self.prepare(segment, col_set, data_key)  # type: ignore[call-overload]
+        """Return the data of a segment as a frame of the handler's rows, whatever a subclass prepares of them for models:
+        samples that span several days, or changed labels.
+        """
+        own = type(self).prepare, type(self)._prepare_seg
+        rows = self
+        if own != (DatasetH.prepare, DatasetH._prepare_seg):
+            rows = DatasetH(self.handler, self.segments, self.fetch_kwargs, self.purge_rows, self.embargo_rows)
+        frame: pd.DataFrame = rows.prepare(segment, col_set, data_key)  # type: ignore[call-overload]
         return frame
 
     def _prepared(self, segment: object, arguments: Mapping[str, object]) -> object:

@@ -463,11 +463,6 @@ class TSDatasetH(DatasetH):
         """Return the :class:`TSDataSampler` of a segment, or a list of them; see :meth:`DatasetH.prepare`."""
         return super().prepare(segments, col_set, data_key, **kwargs)
 
-    def prepare_rows(self, segment: object, col_set: str | Sequence[str], data_key: str) -> pd.DataFrame:
-        """Return the data of a segment as a frame of its rows: the own days of its samples, without `flt_col`."""
-        rows = DatasetH(self.handler, self.segments, self.fetch_kwargs, self.purge_rows, self.embargo_rows)
-        return rows.prepare_rows(segment, col_set, data_key)
-
     def _prepare_seg(self, slc: object, **kwargs: Any) -> TSDataSampler:
         """Return a :class:`TSDataSampler` of some days; also accepts `flt_col` and `dtype`."""
         dtype = kwargs.pop("dtype", None)
