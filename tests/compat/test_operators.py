@@ -254,6 +254,33 @@ def test_arguments_are_positional_or_named(session: Session) -> None:
             parse(text)
 
 
+def test_arguments_that_can_only_be_given_by_name_are_refused(session: Session) -> None:
+    """Expressions give arguments by position, so such an argument would be lost; unless it is given, the class works."""
+
+    class Named(ElemOperator):
+        def __init__(self, feature: Any, n: int = 1, *, double: bool = False, **others: Any) -> None:
+            super().__init__(feature)
+            self.factor = n * (2 if double else 1)
+
+        def _load_internal(self, *args: Any) -> Any:
+            return self.feature.load(*args) * self.factor
+
+    class Loose(Named):
+        def __init__(self, *args: Any, **others: Any) -> None:
+            super().__init__(args[0])
+
+    Operators.register([Named, Loose])
+    for kind, name in ((Named, "double"), (Named, "other"), (Loose, "args")):
+        text = f"{kind.__name__}($close,{name}=1)"
+        words = rf"{kind.__name__}\(.*by position, but '{name}' can only be given by name; make it an ordinary argument"
+        with pytest.raises(ExpressionError, match=words):
+            parse(text)
+        with pytest.raises(ConfigError, match=words):
+            kind(CLOSE, **{name: 1})
+    assert (str(Named(CLOSE)), str(Named(CLOSE, n=3))) == ("Named($close)", "Named($close,3)")
+    assert str(parse("Named($close,n=3)")) == "Named($close, 3)"
+
+
 def test_none_true_and_false_are_arguments_of_users_operators(session: Session) -> None:
     """The constants reach the class by position, by name, as its defaults, and from Python; built-in operators refuse them."""
 

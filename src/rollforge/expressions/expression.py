@@ -17,7 +17,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from rollforge.errors import ExpressionError, nearest
-from rollforge.expressions.operators import check_call, is_known, language_version, operator as known, operator_names
+from rollforge.expressions.operators import (
+    check_call,
+    is_known,
+    language_version,
+    operator as known,
+    operator_names,
+    placed_arguments,
+)
 from rollforge.expressions.tree import Call, Constant, Expression, Field, Number, Text, call
 from rollforge.limits import LIMITS
 
@@ -289,18 +296,16 @@ class _Parser:
         names = {name.text: args[place] for place, name in named}
         rest = [a for i, a in enumerate(args) if i not in {place for place, _ in named}]
         try:
-            bound = signature.bind(*rest, **names)
+            placed = placed_arguments(signature, rest, names)
         except TypeError as exc:
             raise self.fail(f"{token.text}{signature}: {exc}", token) from None
-        if bound.kwargs:  # an earlier argument was omitted
-            bound.apply_defaults()
         plain = {int: Number, float: Number, str: Text, bool: Constant, type(None): Constant}
-        for value in bound.args:
+        for value in placed:
             if not isinstance(value, (Number, Text, Constant, Field, Call)) and type(value) not in plain:
                 raise self.fail(
                     f"{token.text}: give the arguments by position; {value!r} cannot be written in an expression", token
                 )
-        return [plain[type(a)](a) if type(a) in plain else a for a in bound.args]
+        return [plain[type(a)](a) if type(a) in plain else a for a in placed]
 
 
 def argument_names(name: str, kinds: str) -> list[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +38,7 @@ __all__ = [
     "lookback",
     "operator",
     "operator_names",
+    "placed_arguments",
     "register_operator",
     "unregister_operator",
 ]
@@ -341,6 +342,29 @@ def check_call(name: str, args: Sequence[Expression]) -> str:  # noqa: C901 - on
     if known.arguments.startswith("vv") and all(isinstance(a, Number) for a in args[:2]):
         return f"{name} of two numbers is not a series"
     return ""
+
+
+def placed_arguments(
+    signature: inspect.Signature, args: Sequence[object], named: Mapping[str, object]
+) -> tuple[Any, ...]:
+    """Return all arguments of a user-defined operator by position, the form in which an expression has them.
+
+    Raises
+    ------
+    TypeError
+        If they do not fit the signature, or one of them can only be given by name.
+    """
+    bound = signature.bind(*args, **named)
+    ordinary = {n for n, p in signature.parameters.items() if p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD}
+    lost = [name for name in named if name not in ordinary]
+    if lost:
+        raise TypeError(
+            f"an expression gives the arguments by position, but {lost[0]!r} can only be given by name; make it an "
+            "ordinary argument of __init__"
+        )
+    if bound.kwargs:  # an earlier argument was omitted
+        bound.apply_defaults()
+    return bound.args
 
 
 def _check_bound(name: str, signature: inspect.Signature, args: Sequence[Expression]) -> str:

@@ -25,6 +25,7 @@ from rollforge.expressions.operators import (
     lookback,
     operator,
     operator_names,
+    placed_arguments,
 )
 from rollforge.features.engine import load_series
 from rollforge.market.universe import session_provider
@@ -52,12 +53,10 @@ class Expression(str):
     def __new__(cls, *args: object, **kwargs: object) -> Expression:
         """Create the text from the operator's name and arguments, which ``__init__`` validates."""
         try:
-            bound = signature_of(cls).bind(*args, **kwargs)
+            placed = placed_arguments(signature_of(cls), args, kwargs)
         except TypeError as exc:
             raise ConfigError(f"{cls.__name__}{signature_of(cls)}: {exc}.") from None
-        if bound.kwargs:
-            bound.apply_defaults()
-        return str.__new__(cls, _call(cls.__name__, *bound.args, *bound.kwargs.values()))
+        return str.__new__(cls, _call(cls.__name__, *placed))
 
     def __init__(self, *args: object, **kwargs: object) -> None:
         pass
