@@ -9,8 +9,12 @@ import pytest
 from hypothesis import given, strategies as st
 
 from rollforge.errors import ConfigError, SegmentError
+from rollforge.features.dataset import DatasetH
+from rollforge.features.handler import DataHandler
+from rollforge.features.loader import QlibDataLoader
 from rollforge.generate.segments import Segment, bounds
 from rollforge.generate.task_view import TaskView
+from rollforge.models.linear import LinearModel
 
 SEGMENTS = {"train": ("2020-01-02", "2020-06-30"), "test": ["2020-07-01", None]}
 HANDLER = {"class": "Alpha158", "module_path": "qlib.contrib.data.handler", "kwargs": {"instruments": "all"}}
@@ -31,6 +35,22 @@ def test_each_part_of_a_task_is_read() -> None:
     assert view.segments is SEGMENTS
     assert view.days_tested == "2020-07-01 to the end"
     assert view.records == [{"class": "SignalRecord"}]
+
+
+def test_parts_that_are_objects_are_read_like_their_descriptions() -> None:
+    """The class, the segments, the handler and the frequency of its loader are found; other objects are no parts."""
+    segments = {"test": ("2020-01-02", "2020-01-31")}
+    handler = DataHandler(data_loader=QlibDataLoader([["$close"], ["F"]], freq="1h"))
+    task: dict[str, Any] = {"model": LinearModel(), "dataset": DatasetH(handler, segments)}
+    described = {"dataset": {"class": "DatasetH", "kwargs": {"handler": handler, "segments": segments}}}
+    for one in (task, described, {**described, "model": LinearModel}):
+        view = TaskView(one)
+        assert (view.handler, view.segments, view.freq) == (handler, segments, "60min")
+        assert (view.days_tested, view.handler_kwargs) == ("2020-01-02 to 2020-01-31", None)
+        assert view.model_class == ("LinearModel" if "model" in one else "")
+    assert TaskView({"model": object(), "dataset": 5}).model_class == ""
+    with pytest.raises(ConfigError, match="needs a dataset with kwargs"):
+        TaskView(task).with_segments(segments)  # which would lose the object's other arguments
 
 
 def test_a_task_with_other_segments_is_a_new_one() -> None:

@@ -10,6 +10,10 @@ from typing import Any
 
 import pytest
 
+from definitions import NEXT_RETURN, SMALL_MARKET, expressions, task_definition
+from rollforge.build import build
+from rollforge.generate.task_view import TaskView
+from rollforge.models.linear import LinearModel
 from rollforge.run.execute import begin_task_train, end_task_train, task_train
 from rollforge.run.executor import InProcess
 from rollforge.run.job import Job
@@ -89,6 +93,44 @@ def test_a_model_tested_on_its_training_days_is_reported_once(
         caplog.clear()
         way([task(3.0), task(4.0)])
         assert len(warnings_of(caplog)) == 1
+
+
+def test_objects_are_checked_and_described_like_their_descriptions(
+    session: Session, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A model, a handler or a dataset that is an object gives the warnings, the name and the tags of its description."""
+    segments = {
+        "train": ("2022-01-03", "2023-06-30"),
+        "valid": ("2023-01-03", "2023-03-31"),
+        "test": ("2023-04-03", "2023-08-31"),
+    }
+    labels = NEXT_RETURN, "Ref($close, -6)/Ref($close, -1) - 1"
+    described = [
+        task_definition(expressions("$close/Ref($close, 5)", label, **SMALL_MARKET), segments) for label in labels
+    ]
+    datasets = [build(one["dataset"]) for one in described]
+    models = [{**one, "model": LinearModel()} for one in described]
+    handlers = [
+        TaskView(one).with_dataset_kwargs(handler=dataset.handler)
+        for one, dataset in zip(described, datasets, strict=True)
+    ]
+    whole = [{**one, "dataset": dataset} for one, dataset in zip(models, datasets, strict=True)]
+
+    def found(tasks: list[Any]) -> Any:
+        caplog.clear()
+        with caplog.at_level(logging.WARNING, "rollforge.run.review"):
+            TrainerR("e")(tasks)
+        texts = [r.getMessage() for r in caplog.records if r.name == "rollforge.run.review"]
+        recorder = task_train(tasks[0])
+        tags = recorder.list_tags()
+        return texts, recorder.name, tags["rollforge.model"], tags["rollforge.test"]
+
+    expected = found(described)
+    texts, *others = expected
+    assert len(texts) == 4, texts
+    assert others == ["LinearModel 2023-04-03 to 2023-08-31", "LinearModel", "2023-04-03 to 2023-08-31"]
+    for tasks in (models, handlers, whole):
+        assert found(tasks) == expected
 
 
 def test_separate_segments_are_not_reported(session: Session, caplog: pytest.LogCaptureFixture) -> None:

@@ -18,7 +18,6 @@ from rollforge.expressions.expression import parse
 from rollforge.expressions.operators import holding_days
 from rollforge.features.label_source import label_source
 from rollforge.generate.task_view import TaskView
-from rollforge.task import Document
 
 __all__ = [
     "LABEL_TAG",
@@ -67,7 +66,8 @@ def _days(expression: str, declared: int | None) -> int | None:
 
 
 def task_labels(task: Mapping[str, object]) -> tuple[Label, ...]:
-    """Return the labels of a task from its description, one per column; empty if they are unknown.
+    """Return the labels of a task from its description, or from its handler if that is an object, one per column; empty if
+    they are unknown.
 
     Examples
     --------
@@ -77,17 +77,20 @@ def task_labels(task: Mapping[str, object]) -> tuple[Label, ...]:
     """
     handler = TaskView(task).described_handler
     if not handler:
-        return ()
+        given = TaskView(task).handler
+        return () if isinstance(given, (str, Mapping)) or given is None else handler_labels(given)
     expressions, declared = label_source(handler).expressions, declared_days(handler)
     if expressions is None:
         return () if declared is None else (Label("", declared),)
     return _labels(expressions, declared)
 
 
-def declared_days(handler: Document) -> int | None:
-    """Return the ``label_days`` that a handler's description or its class declares."""
+def declared_days(handler: object) -> int | None:
+    """Return the ``label_days`` that a handler's description or its class declares; of an object, its own."""
     declared = Description(handler).kwargs.get("label_days")
-    if declared is None and "class" in handler:
+    if not isinstance(handler, Mapping):
+        declared = getattr(handler, "label_days", None)
+    elif declared is None and "class" in handler:
         try:
             declared = getattr(locate(handler["class"], handler.get("module_path")), "label_days", None)
         except RollforgeError:

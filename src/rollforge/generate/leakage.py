@@ -175,7 +175,7 @@ def static_checks(
                     else "no day of valid or test is a day to which the model is fitted, or before one."
                 )
                 findings.append(Finding("segments", CLEAN, text))
-            key = _without_days(task, handler)
+            key = _without_days(task, handler or TaskView(task).handler)
             if key not in parts:
                 data = data_parts(handler or TaskView(task).handler)
                 if changed := dataset_changes_label(task.get("dataset")):
@@ -287,7 +287,7 @@ def label_warnings(
     for title, task in zip(_titles(tasks, titles), tasks, strict=True):
         texts: list[str] = []
         try:
-            key = repr(without_times(TaskView(task).described_handler))
+            key = repr(without_times(TaskView(task).described_handler or TaskView(task).handler))
             if key not in known:
                 known[key] = _label_texts(task, label_days)
             texts = known[key]
@@ -343,7 +343,7 @@ def _is_longer_than_days(calendar: Days) -> bool:
     return len(calendar) > 1 and bool(np.median(np.diff(calendar) / ONE_DAY) > 1)
 
 
-def _without_days(task: Mapping[str, object], handler: Mapping[str, object]) -> str:
+def _without_days(task: Mapping[str, object], handler: object) -> str:
     """Return what determines the data of a task apart from its days: the handler's range changes neither its label nor
     its features."""
     dataset = Description(task.get("dataset")).without("segments", "handler")
@@ -451,8 +451,7 @@ def _universes(
     made = []
     for task in tasks:
         findings: list[Finding] = []
-        handler = TaskView(task).described_handler
-        key = _without_days(task, handler)
+        key = _without_days(task, TaskView(task).described_handler or TaskView(task).handler)
         for universe in parts[key].data.universes if key in parts else ():
             name = repr(universe)
             if name not in known:
@@ -506,7 +505,7 @@ def _has_own_signal(record: object) -> bool:
 
 
 def _label_texts(task: Mapping[str, object], declared: int | None) -> list[str]:
-    handler, texts = TaskView(task).described_handler, []
+    handler, texts = TaskView(task).described_handler or TaskView(task).handler, []
     declared = declared_days(handler) or declared
     for label in task_labels(task):
         if label.days is None and declared is None:

@@ -11,10 +11,30 @@ from rollforge.description import Description
 from rollforge.errors import ConfigError
 from rollforge.frequency import frequency
 from rollforge.generate.segments import days_text, segments_of
+from rollforge.kinds import DATASET, MODEL, Kind
 from rollforge.session import Session
 from rollforge.task import Definition, Document
 
-__all__ = ["TaskView", "at_frequency", "without_times"]
+__all__ = ["TaskView", "at_frequency", "described_parts", "is_object", "without_times"]
+
+
+def is_object(part: object, kind: Kind) -> bool:
+    """Return whether a part of a task is the object itself instead of its description; a stored task has none."""
+    return not isinstance(part, (str, type, Mapping)) and not kind.lacks(type(part))
+
+
+def described_parts(task: Document) -> Document:
+    """Return a task whose model and dataset, if they are objects, are described by their class and the dataset's segments
+    and handler. What only reads the task then need not know objects.
+    """
+    model, dataset = task.get("model"), task.get("dataset")
+    found: Definition = {}
+    if is_object(model, MODEL):
+        found["model"] = {"class": type(model)}
+    if is_object(dataset, DATASET):
+        kwargs = {name: getattr(dataset, name) for name in ("segments", "handler") if hasattr(dataset, name)}
+        found["dataset"] = {"class": type(dataset), "kwargs": kwargs}
+    return {**task, **found} if found else task
 
 
 def at_frequency(session: Session, tasks: Iterable[Document]) -> Session:
@@ -39,7 +59,8 @@ class TaskView:
     """The parts of a task's definition, which stays a plain dictionary.
 
     A part that is missing is None, an empty text or an empty list, except where an error is documented. The parts are
-    those of the definition itself, not copies.
+    those of the definition itself, not copies. A model or dataset that is an object is read like its description, see
+    :func:`described_parts`.
 
     Parameters
     ----------
@@ -61,16 +82,19 @@ class TaskView:
     @property
     def model(self) -> Document | None:
         """The description of the model; None if it is not a mapping."""
-        model = self.definition.get("model")
+        model = self._at("model")
         return model if isinstance(model, Mapping) else None
 
     @property
     def model_class(self) -> str:
         """The class of the model, as it is written: a name or a dotted path; empty if it is unknown."""
-        model = self.definition.get("model")
+        model = self._at("model")
         if isinstance(model, str) and "." in model:
             return model
-        return str(model.get("class", "")) if isinstance(model, Mapping) else ""
+        found = model.get("class", "") if isinstance(model, Mapping) else model
+        if isinstance(found, type):
+            return found.__name__
+        return str(found) if isinstance(model, Mapping) else ""
 
     @property
     def dataset_kwargs(self) -> Definition:
@@ -81,7 +105,7 @@ class TaskView:
         ConfigError
             If the task has no dataset with arguments.
         """
-        kwargs = self._at("dataset", "kwargs")
+        kwargs = None if is_object(self.definition.get("dataset"), DATASET) else self._at("dataset", "kwargs")
         if not isinstance(kwargs, dict):
             raise ConfigError("is missing: a task needs a dataset with kwargs.", path="task.dataset.kwargs")
         return kwargs
@@ -111,7 +135,11 @@ class TaskView:
 
     @property
     def freq(self) -> str | None:
-        """The frequency that the handler or its loader is given, such as ``60min``; None if neither is."""
+        """The frequency that the handler or its loader is given, such as ``60min``; None if neither is. That of a handler
+        that is an object is its loader's."""
+        if not isinstance(self.handler, (str, Mapping)):
+            loaded = getattr(getattr(self.handler, "data_loader", None), "freq", None)
+            return frequency(loaded) if isinstance(loaded, str) else None
         kwargs = Description(self.described_handler).kwargs
         for given in (kwargs, Description(kwargs.get("data_loader")).kwargs):
             found = given.get("freq")
@@ -130,7 +158,7 @@ class TaskView:
         SegmentError
             If there are none.
         """
-        return segments_of(self.definition)
+        return segments_of(described_parts(self.definition))
 
     def with_dataset_kwargs(self, **changes: object) -> Definition:
         """Return a task with other arguments of its dataset; all else is the definition's own, not copied.
@@ -166,7 +194,7 @@ class TaskView:
         return list(records) if isinstance(records, (list, tuple)) else [records]
 
     def _at(self, *path: str) -> object:
-        node: object = self.definition
+        node: object = described_parts(self.definition)
         for part in path:
             node = node.get(part) if isinstance(node, Mapping) else None
         return node

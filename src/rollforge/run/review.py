@@ -63,7 +63,7 @@ def review(tasks: Sequence[object], session: Session) -> Iterator[bool]:
 def _warnings(tasks: Sequence[Mapping[str, object]], session: Session) -> list[str] | None:
     """Return the warnings about tasks; None without a data folder."""
     from rollforge.generate.leakage import task_warnings
-    from rollforge.generate.task_view import at_frequency
+    from rollforge.generate.task_view import at_frequency, described_parts
     from rollforge.market.universe import session_provider
 
     if not tasks:
@@ -73,4 +73,4 @@ def _warnings(tasks: Sequence[Mapping[str, object]], session: Session) -> list[s
     except DataNotFound:  # a custom dataset may need no data folder; one that does will raise the error
         return None
     # A worker is given the tasks of a pool one by one, and warns once about all windows.
-    return task_warnings(tasks, calendar, with_places=current_task.get() is None)
+    return task_warnings(list(map(described_parts, tasks)), calendar, with_places=current_task.get() is None)
