@@ -35,6 +35,8 @@ from rollforge.run import requirements, worker_health
 from rollforge.run.job import Job, LogEvents
 from rollforge.run.leases import Leases
 from rollforge.run.requirements import Admission
+from rollforge.run.runners import LocalRunners
+from rollforge.run.starts import Starts
 from rollforge.run.submission import submission_info
 from rollforge.run.worker import Worker, run_task
 from rollforge.run.worker_health import WorkerHealth
@@ -367,19 +369,31 @@ def test_a_failed_task_goes_to_another_worker_first(forty: MemoryStore) -> None:
 
 def die() -> None:
     """Exit, as a broken library may when it is imported."""
+    with Path(os.environ["STARTS"]).open("a") as file:
+        file.write(f"{time.monotonic()}\n")
     os._exit(3)
 
 
+def count_of_starts() -> int:
+    """Return how many processes have died in :func:`die`."""
+    starts = Path(os.environ["STARTS"])
+    return len(starts.read_text().splitlines()) if starts.exists() else 0
+
+
 @pytest.mark.slow
-def test_a_process_that_cannot_start_does_not_count_as_an_attempt() -> None:
-    """A process that exits before it has received its task says nothing about the task; after three such processes the
-    worker raises an error."""
+@pytest.mark.parametrize(("jobs", "tasks", "starts"), [(1, 1, 3), (8, 1, 3), (3, 3, 6)])
+def test_a_process_that_cannot_start_does_not_count_as_an_attempt(
+    jobs: int, tasks: int, starts: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that exits before it has received its task says nothing about the task; after three such processes, and
+    two for each task that runs beside others, the worker raises an error. Processes without a task do not count."""
+    monkeypatch.setenv("STARTS", str(tmp_path / "starts"))
     store = MemoryStore()
-    store.create("p", [{"x": 1}])
+    store.create("p", [{"x": n} for n in range(tasks)])
     with pytest.raises(TrainingFailed, match="exit before they can run a task"):
-        WorkerPool(store, Job("p", len, preload=die), Session(threads=1), jobs=1).run()
-    (task,) = store.query("p")
-    assert (task.status, task.attempt, task.failed_by) == (Status.WAITING, 0, ())
+        WorkerPool(store, Job("p", len, preload=die), Session(threads=1), jobs=jobs).run()
+    assert {(task.status, task.attempt, task.failed_by) for task in store.query("p")} == {(Status.WAITING, 0, ())}
+    assert count_of_starts() == starts
 
 
 def die_every_other_time() -> None:
@@ -422,6 +436,81 @@ def test_of_many_processes_some_may_die_at_first(tmp_path: Path, monkeypatch: py
     store.create("p", [{"x": n} for n in range(4)])
     WorkerPool(store, Job("p", len, preload=die_at_first), Session(threads=1), jobs=4).run()
     assert store.count("p") == {Status.DONE: 4}
+
+
+def die_unless_first() -> None:
+    """Exit, unless no other process has started before."""
+    try:
+        Path(os.environ["STARTS"]).with_name("first").touch(exist_ok=False)
+    except FileExistsError:
+        die()
+
+
+def run_until_three_died(task: object) -> int:
+    """Wait until three other processes have died while they started."""
+    until = time.monotonic() + 120
+    while count_of_starts() < 3:
+        assert time.monotonic() < until, "no other process is started"
+        time.sleep(0.05)
+    return 1
+
+
+@pytest.mark.slow
+def test_processes_that_cannot_start_do_not_end_a_job_while_another_trains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The training, which may have taken hours, is kept. The other process is started again after growing pauses."""
+    monkeypatch.setenv("STARTS", str(tmp_path / "starts"))
+    store = MemoryStore()
+    store.create("p", [{"x": n} for n in range(4)])
+    job = Job("p", run_until_three_died, preload=die_unless_first)
+    WorkerPool(store, job, Session(threads=1), jobs=2).run()
+    assert {(task.status, task.attempt, task.attempts) for task in store.query("p")} == {(Status.DONE, 0, 1)}
+    first, second, third, *_ = map(float, (tmp_path / "starts").read_text().splitlines())
+    assert second - first >= 2.0
+    assert third - second >= 4.0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tasks", [1, 4])
+def test_no_task_is_given_only_to_a_process_that_cannot_start(
+    tasks: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first of two processes always dies while it starts, so the second one, which has started, is given its tasks."""
+    monkeypatch.setenv("STARTS", str(tmp_path / "starts"))
+    store = MemoryStore()
+    store.create("p", [{"x": n} for n in range(tasks)])
+    job, session = Job("p", len, preload=die_unless_first), Session(threads=1)
+    runners = LocalRunners(session, job, 2)
+    runners.current()[1].start()
+    until = time.monotonic() + 120
+    while not (tmp_path / "first").exists():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    WorkerPool(store, job, session, jobs=2, runners=runners).run()
+    assert {(task.status, task.attempt) for task in store.query("p")} == {(Status.DONE, 0)}
+    assert count_of_starts() >= 1
+
+
+class Idle:
+    """A runner without a task."""
+
+    task = None
+    free = True
+
+    def __init__(self, *, is_up: bool) -> None:
+        self.is_up = is_up
+
+
+def test_runners_whose_process_runs_are_preferred() -> None:
+    """Then come those of which none has died. One that has died rests, but only while another process runs."""
+    starts = Starts()
+    dead, new, up = Idle(is_up=False), Idle(is_up=False), Idle(is_up=True)
+    runners: Any = [dead, new, up]
+    starts.died(runners[0], runners)
+    assert starts.idle(runners) == [up, new]
+    up.is_up = False
+    assert starts.idle(runners) == [new, up, dead]
 
 
 # -- requirements that a machine does not meet -------------------------------------------------------------------------

@@ -215,6 +215,8 @@ class Reply:
     """Whether the agent has stopped, and runs no more tasks."""
     memory: int = 0
     """Bytes of memory that the process of the running task uses."""
+    up: bool = False
+    """Whether the worker process is running and has got ready."""
     ended_agents: Mapping[str, int] = field(default_factory=dict)
     """Those of the agents that it was to seek that have ended -> bytes of memory that their worker process used."""
 
@@ -253,6 +255,7 @@ class Agent:
         self._log: str = ""
         self._sent_log = ""
         self._memory = self._sent_memory = 0
+        self._up = self._sent_up = False
         self._stopped = False
         self._woken, self._wake = os.pipe()
         os.set_blocking(self._wake, False)
@@ -317,15 +320,17 @@ class Agent:
             text = None if self._log == self._sent_log else self._log
             self._sent_log = self._log
             self._answered.setdefault(number, time.monotonic())
-            self._sent_memory, self._told = self._memory, len(self._found)
-            return Reply(events, text, self._stopped, self._memory, dict(self._found))
+            self._sent_memory, self._sent_up, self._told = self._memory, self._up, len(self._found)
+            return Reply(events, text, self._stopped, self._memory, self._up, dict(self._found))
 
     def _has_news(self) -> bool:
-        """Return whether the driver must know at once that other agents have ended, or that this task needs more memory.
+        """Return whether the driver must know at once that other agents have ended, that this task needs more memory, or
+        that the worker process has started or ended.
 
         An engine that is short of memory may end other agents in its place, whose tasks are not to blame.
         """
-        return len(self._found) > self._told or self._memory > 1.25 * self._sent_memory + _MUCH_MEMORY
+        more = self._memory > 1.25 * self._sent_memory + _MUCH_MEMORY
+        return len(self._found) > self._told or more or self._up != self._sent_up
 
     @property
     def pid(self) -> int:
@@ -393,7 +398,8 @@ class Agent:
             self._log = process.log()
             self._memory = resident(process.pid)
             self._report(process)
-        if self._sought or self._memory:
+            self._up = process.is_up
+        if self._sought or self._memory or self._has_news():
             self._look()
 
     def _look(self) -> None:

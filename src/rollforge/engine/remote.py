@@ -205,6 +205,7 @@ class RemoteRunner:
         self._events: deque[Ended] = deque()
         self._began = 0.0
         self._ready = False
+        self._up = False
         self._log = ""
         self._number = 0
         self._confirmed = 0
@@ -232,6 +233,11 @@ class RemoteRunner:
     def ready(self) -> bool:
         """Whether the agent's worker process ran the task that ended last."""
         return self._ready
+
+    @property
+    def is_up(self) -> bool:
+        """Whether the agent's worker process is running and has got ready, as of the agent's last answer."""
+        return self._up and not self.gone
 
     @property
     def free(self) -> bool:
@@ -462,7 +468,7 @@ class RemoteRunner:
         with self._lock:
             self._writing -= 1
             self._events.extend(events)
-            self.memory = reply.memory
+            self.memory, self._up = reply.memory, reply.up
             if reply.log is not None and not reply.events:
                 self._log = reply.log
             if reply.ended:

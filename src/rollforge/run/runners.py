@@ -40,6 +40,10 @@ class Runner(Protocol):
         """Whether its process has started and can run tasks."""
 
     @property
+    def is_up(self) -> bool:
+        """Whether its process is running and has got ready, so that it begins a task at once."""
+
+    @property
     def free(self) -> bool:
         """Whether it can be given a task now."""
 
@@ -128,7 +132,17 @@ class Runners(Protocol):
         """
 
     def choose(self, free: Sequence[Runner], task: TaskRecord, shape: TaskResources) -> Runner | None:
-        """Return the runner without a task that runs a claimed one, which is then given to it; None if none can now."""
+        """Return the runner without a task that runs a claimed one, which is then given to it; None if none can now.
+
+        Parameters
+        ----------
+        free : sequence of Runner
+            Those that may be chosen, those first that are preferred.
+        task : TaskRecord
+            The claimed task.
+        shape : TaskResources
+            What it asks for.
+        """
 
     def threads(self, shape: TaskResources) -> int:
         """Return the threads of a task."""
@@ -290,7 +304,7 @@ class LocalRunners:
         if not self._fits(shape):
             return None
         gpus = shape.gpus or 0.0
-        idle = [process for process in self._processes if process.free]
+        idle = [process for process in free if isinstance(process, WorkerProcess)]
         chosen = next((process for process in idle if self._gpus.get(process, 0.0) == gpus), None)
         if chosen is None:
             chosen, share = next((process for process in idle if process not in self._gpus), idle[0]), None

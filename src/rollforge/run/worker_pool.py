@@ -25,6 +25,7 @@ from rollforge.run.leases import LEASE_SECONDS, RECONNECT_SECONDS, Leases
 from rollforge.run.messages import CannotRun, CannotStart, Done, Failed
 from rollforge.run.requirements import Admission
 from rollforge.run.runners import LocalRunners, Runner, Runners
+from rollforge.run.starts import Starts
 from rollforge.run.task_resources import Shapes, TaskResources
 from rollforge.session import Session
 from rollforge.store.base import TaskStore
@@ -54,9 +55,6 @@ _NEARLY_DONE = 0.9  # fraction of the mean duration after which a running task i
 
 
 _COUNT_SECONDS = 1.0  # between two counts of the tasks of each shape
-
-
-_IDLE_DEATHS = 3  # in a row; single processes die while they start in any long job, such as of a lack of memory
 
 
 _FAILED_GRACE = 1.0  # seconds that a process in which a task failed has to exit
@@ -138,7 +136,7 @@ class WorkerPool:
     _queue: deque[TaskRecord] = field(default_factory=deque)
     _left: deque[TaskRecord] = field(default_factory=deque)  # claimed tasks that a runner could not run
     _recent: deque[float] = field(default_factory=lambda: deque(maxlen=8))
-    _idle_deaths: int = 0
+    _starts: Starts = field(default_factory=Starts, repr=False)
     _counted: float = -1e9
     _selects: bool = False
 
@@ -218,7 +216,7 @@ class WorkerPool:
 
     def _fill(self, leases: Leases) -> None:
         """Give every idle runner a task."""
-        idle = [s for s in self._runners.current() if s.free]
+        idle = self._starts.idle(self._runners.current())
         while self._queue and leases.holds():
             leases.give_back(self._queue.pop())
         for left in list(self._left):
@@ -324,9 +322,9 @@ class WorkerPool:
         runner.task = None
         if isinstance(outcome, Failed) and not runner.ready:  # the process died before it began the task
             leases.give_back(task)
-            self._count_idle_death(outcome)
+            self._note_death(runner, outcome)
             return
-        self._idle_deaths = 0
+        self._starts.began(runner)
         if isinstance(outcome, CannotRun) and runner.failed:
             # A task that failed there may have broken its imports: a new process decides.
             leases.give_back(task)
@@ -356,10 +354,8 @@ class WorkerPool:
         except Exception as exc:  # noqa: BLE001 - the outcome of the task must be stored, whatever else fails
             log.warning("files left by task %s could not be removed: %s", task.id, exc)
 
-    def _count_idle_death(self, outcome: Failed) -> None:
-        self._idle_deaths += 1
-        # Of many processes that start at the same time, some may lack memory while the others get ready.
-        if self._idle_deaths >= max(_IDLE_DEATHS, len(self._runners.current()) + 1):
+    def _note_death(self, runner: Runner, outcome: Failed) -> None:
+        if self._starts.died(runner, self._runners.current()):
             raise TrainingFailed(f"Worker processes exit before they can run a task. The last error:\n{outcome.error}")
 
     def _give_all_back(self, leases: Leases) -> None:

@@ -197,6 +197,11 @@ class WorkerProcess:
         """Whether a task failed in the process. It may have left the process in a state in which others fail too."""
 
     @property
+    def is_up(self) -> bool:
+        """Whether the process is running and has got ready."""
+        return self.ready and self._process is not None and self._process.is_alive()
+
+    @property
     def free(self) -> bool:
         """Whether it has no task. The process is started with the next task."""
         return self.task is None
