@@ -15,12 +15,13 @@ import pytest
 
 from definitions import SMALL_MARKET, TWO_WINDOWS, expressions, task_definition
 from rollforge.build import build, locate
-from rollforge.errors import BuildError
+from rollforge.errors import BuildError, ConfigError, TrainingFailed
 from rollforge.features.dataset import DatasetH
 from rollforge.models.base import Model, Reweighter
 from rollforge.models.linear import LinearModel
 from rollforge.qlib_names import MODULES, NOT_COVERED, PROGRAMS, REASONS
-from rollforge.run.execute import task_train
+from rollforge.run.execute import begin_task_train, end_task_train, task_train
+from rollforge.run.trainer import DelayTrainerR
 from rollforge.session import Session, using
 
 SCRIPT = """
@@ -118,6 +119,29 @@ def test_predictions_are_evaluated_with_the_handlers_labels(kind: str, small_mar
         pd.testing.assert_frame_equal(*labels)
 
 
+class NeedsRecorder(LinearModel):
+    """A model that cannot be called with a dataset alone."""
+
+    def fit(self, dataset: Any, recorder: Any) -> Any:  # type: ignore[override]
+        return super().fit(dataset)
+
+
+def test_objects_that_a_second_stage_may_not_read_are_refused_by_the_first(small_market: Path, tmp_path: Path) -> None:
+    """The error names the part; objects of Rollforge's classes are trained in two stages too."""
+    task = task_definition(expressions("$close/Ref($close,5)", **SMALL_MARKET), TWO_WINDOWS)
+    with using(Session(provider_uri=str(small_market), tracking_uri=f"folder:{tmp_path}/runs")):
+        own = {**task, "model": LinearModel(), "dataset": build(task["dataset"])}
+        assert end_task_train(begin_task_train(own, experiment_name="e")).load_object("pred.pkl").shape[1] == 1
+        before = len(list((tmp_path / "runs").rglob("task")))
+        for part, one in (("model", NeedsRecorder()), ("reweighter", Later())):
+            words = rf"task\.{part}: is or contains an object, .*{type(one).__name__}.*ROLLFORGE_ALLOW"
+            with pytest.raises(ConfigError, match=words):
+                begin_task_train({**own, part: one}, experiment_name="e")
+            with pytest.raises(TrainingFailed, match=words):
+                DelayTrainerR("e")([{**own, part: one}])
+        assert len(list((tmp_path / "runs").rglob("task"))) == before
+
+
 def test_a_task_that_is_trained_at_once_may_have_objects(small_market: Path, tmp_path: Path) -> None:
     """A model, a dataset and a reweighter give the predictions of their descriptions, as in Qlib; other objects are
     refused.
@@ -128,7 +152,13 @@ def test_a_task_that_is_trained_at_once_may_have_objects(small_market: Path, tmp
         live = {**task, "model": LinearModel(), "dataset": build(task["dataset"]), "reweighter": Later()}
         first, second = (task_train(one, experiment_name="e").load_object("pred.pkl") for one in (described, live))
         pd.testing.assert_frame_equal(first, second)
-        for part in ("model", "dataset"):
-            with pytest.raises(BuildError, match=rf"task\.{part}: expected a mapping with class, .*found "):
-                task_train({**task, part: object()}, experiment_name="e")
+        for part, other, words in (
+            ("model", object(), r"object is not a model: it has no fit\(\)"),
+            ("model", NeedsRecorder(), r"NeedsRecorder is not a model: its fit\(\) needs dataset, recorder"),
+            ("dataset", object(), r"object is not a dataset: it has no prepare\(\)"),
+            ("model", 5, "expected a mapping with class, .*found 5"),
+            ("model", None, "expected a mapping with class, .*found None"),
+        ):
+            with pytest.raises(BuildError, match=rf"task\.{part}: {words}"):
+                task_train({**task, part: other}, experiment_name="e")
         assert isinstance(LinearModel().fit(live["dataset"]), LinearModel)

@@ -22,17 +22,27 @@ from typing import TYPE_CHECKING, Any
 from rollforge import trust
 from rollforge.build import build, fill_placeholder, flatten_dict, locate, resolve_references
 from rollforge.dates import read_day
-from rollforge.errors import ConfigError, TaskNotSerializable, TrackingError, TrackingUnavailable
+from rollforge.errors import (
+    BuildError,
+    ConfigError,
+    TaskNotSerializable,
+    TrackingError,
+    TrackingUnavailable,
+    UntrustedPickle,
+    with_article,
+)
 from rollforge.generate.data_read import handler_frequencies
 from rollforge.generate.naming import describe, trial_of
 from rollforge.generate.segments import has_intervals
-from rollforge.generate.task_view import TaskView, at_frequency
+from rollforge.generate.task_view import TaskView, at_frequency, is_object
 from rollforge.importing import without_collections
 from rollforge.kinds import DATASET, MODEL, RECORD, REWEIGHTER, Kind
 from rollforge.machine import process_name
+from rollforge.pickling import pickled
 from rollforge.run.importance import importance_of
 from rollforge.run.job import current_attempt, current_model, current_task, current_token
 from rollforge.run.review import review
+from rollforge.safe_pickle import loads
 from rollforge.session import Session, bounded, current_session, using
 from rollforge.task import digest
 from rollforge.track.base import Experiment, Recorder, RunQuery, activated, get_experiment, open_tracker
@@ -216,8 +226,12 @@ def finish(task: Mapping[str, object], recorder: Recorder, session: Session) -> 
 
 def _built(part: object, kind: Kind, where: str) -> Any:
     """Return what a part of a task describes. A task that is not stored may have the object itself, as Qlib's may."""
-    described = isinstance(part, (str, type, Mapping)) or kind.lacks(type(part))
-    return build(part, kind=kind, where=where) if described else part
+    if is_object(part, kind):
+        return part
+    if not isinstance(part, (str, type, Mapping, list, tuple, int, float, type(None))):
+        name = type(part).__name__
+        raise BuildError(f"{name} is not {with_article(kind.noun)}: {kind.lacks(type(part))}.", path=where)
+    return build(part, kind=kind, where=where)
 
 
 def _fit_arguments(model: Any, task: Mapping[str, object]) -> dict[str, object]:
@@ -325,13 +339,37 @@ def begin_task_train(
     *,
     session: Session | None = None,
 ) -> Recorder:
-    """Return a recorder that contains its task but is not trained yet: the first stage of :func:`task_train`."""
+    """Return a recorder that contains its task but is not trained yet: the first stage of :func:`task_train`.
+
+    Raises
+    ------
+    ConfigError
+        If the task has an object that the second stage may not read back from the recorder.
+    """
+    _check_objects(task_config)
     session = session or current_session()
     recorder = _create_recorder(task_config, experiment_name, recorder_name, session)
     with review([task_config], session):
         begin(task_config, recorder)
     recorder.end_run(Recorder.STATUS_S)
     return recorder
+
+
+def _check_objects(task: Mapping[str, object]) -> None:
+    """Refuse a task with objects of which the second stage, which trusts no file, would not read back all."""
+    with contextlib.suppress(TaskNotSerializable):
+        digest(task)
+        return
+    for name, part in task.items():
+        try:
+            loads(pickled(part))
+        except UntrustedPickle as exc:
+            raise ConfigError(
+                f"is or contains an object, and the second stage may not read its class back ({str(exc).partition('. ')[0]}). "
+                "Describe it as {'class': …, 'module_path': …, 'kwargs': …}, train the task in one stage, or allow its "
+                "package: ROLLFORGE_ALLOW=package.",
+                path=f"task.{name}",
+            ) from exc
 
 
 def end_task_train(rec: Recorder, experiment_name: str | None = None, *, session: Session | None = None) -> Recorder:
