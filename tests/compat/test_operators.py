@@ -310,7 +310,9 @@ def test_none_true_and_false_are_arguments_of_users_operators(session: Session) 
     assert all(parse(str(parse(text))) == parse(text) for text in (*texts, *made))
     for text, words in (
         ("None", "None is not a series"),
-        ("$close + True", "Add needs an expression or a number, found True"),
+        ("$close + True", "Add needs an expression or a number, found True; write 1 or 0"),
+        ("If($close > 1, True, False)", "If needs an expression or a number, found True; write 1 or 0"),
+        ("$close + None", "Add needs an expression or a number, found None at"),
         ("Mean($close, None)", "Mean needs a plain number, found None"),
         ("Ref(None, 1)", "Ref needs an expression, found None"),
         ("Mask($close, True)", "Mask needs a quoted instrument, found True"),
@@ -445,6 +447,28 @@ def test_errors_of_an_operator_are_named(session: Session) -> None:
     ):
         with pytest.raises(error, match=words):
             features("all", [text])
+
+
+@pytest.mark.parametrize(
+    ("convert", "words"),
+    [
+        (lambda s: s.astype(complex), "found complex128"),
+        (lambda s: s.astype(object) + 1j, "complex"),
+        (lambda s: pd.Series(pd.date_range("2020-01-01", periods=len(s)), index=s.index), "found datetime64"),
+        (lambda s: pd.to_timedelta(s, unit="D"), "found timedelta64"),
+        (lambda s: pd.Series([10**400] * len(s), index=s.index), "int too large to convert to float"),
+    ],
+)
+def test_results_that_are_not_numbers_are_refused(session: Session, convert: Any, words: str) -> None:
+    """Dates, spans of time, complex and too large numbers are named; they never become other numbers."""
+
+    class Converted(ElemOperator):
+        def _load_internal(self, *args: Any) -> Any:
+            return convert(self.feature.load(*args))
+
+    Operators.register([Converted])
+    with pytest.raises(DataError, match=rf"Converted must return a series of numbers: .*{words}"):
+        features(["A"], ["Converted($close)"])
 
 
 def test_a_class_may_be_registered_again(session: Session) -> None:

@@ -70,6 +70,47 @@ def test_a_project_file_may_refer_to_another_one(tmp_path: Path) -> None:
     assert current_session().provider_uri == str(tmp_path / "other")
 
 
+def test_the_shared_file_is_found_from_any_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A relative path is in the folder of ``config.yaml``, ``~`` is the home folder, and errors name file and key."""
+    home, project, inside = tmp_path / "home", tmp_path / "project", tmp_path / "project" / "inside"
+    for folder in (home, project, inside):
+        folder.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    for folder, region in ((home, "us"), (project, "tw")):
+        options = {"conf_type": "origin", "provider_uri": str(tmp_path / "data"), "region": region}
+        write_workflow(folder / "shared.yaml", options)
+    for cwd, start in ((tmp_path, project), (inside, None), (inside, "."), (project, "inside")):
+        monkeypatch.chdir(cwd)
+        for named, region in (("shared.yaml", "tw"), ("~/shared.yaml", "us"), (str(home / "shared.yaml"), "us")):
+            write_workflow(project / "config.yaml", {"conf_type": "ref", "qlib_cfg": named})
+            auto_init(cur_path=start, skip_if_reg=False)
+            assert C.region == region
+    for shared, words in (
+        ("none.yaml", r"names .*none\.yaml: No such file"),
+        (".", "names .*project: .* is a folder; a regular file is needed"),
+        (["shared.yaml"], r"must be the path of a file, found \['shared\.yaml'\]"),
+        (999, "must be the path of a file, found 999"),
+        (True, "must be the path of a file, found True"),
+    ):
+        write_workflow(project / "config.yaml", {"conf_type": "ref", "qlib_cfg": shared})
+        with pytest.raises(ConfigError, match=rf"config\.yaml: qlib_cfg: {words}"):
+            auto_init(cur_path=project, skip_if_reg=False)
+    init_from_yaml_conf(project / "shared.yaml")
+    assert C.region == "tw"
+
+
+def test_auto_init_keeps_the_folder_of_the_session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder given to ``rollforge.init`` is not replaced; one from the environment is, by the project's file."""
+    write_workflow(tmp_path / "config.yaml", {"provider_uri": str(tmp_path / "other")})
+    monkeypatch.setenv("ROLLFORGE_DATA", str(tmp_path / "environment"))
+    session_module.init(provider_uri=str(tmp_path / "data"))
+    auto_init(cur_path=tmp_path)
+    assert current_session().provider_uri == str(tmp_path / "data")
+    monkeypatch.setattr(session_module, "_default", None)
+    auto_init(cur_path=tmp_path)
+    assert current_session().provider_uri == str(tmp_path / "other")
+
+
 def test_auto_init_keeps_what_has_been_set_up(tmp_path: Path) -> None:
     """A library that calls it does not replace the data folder of the program, with or without a file."""
     init(provider_uri=str(tmp_path / "data"), region="us")

@@ -325,7 +325,8 @@ def check_call(name: str, args: Sequence[Expression]) -> str:  # noqa: C901 - on
         if kind == "c" and (isinstance(arg, Field) or (isinstance(arg, Call) and arg.name in _NUMBERS)):
             return f"{name} combines conditions such as $close > $open (put each in parentheses), found {arg}"
         if kind == "v" and isinstance(arg, (Text, Constant)):
-            return f"{name} needs an expression or a number, found {arg}"
+            hint = "; write 1 or 0" if arg.value in (True, False) else ""
+            return f"{name} needs an expression or a number, found {arg}{hint}"
         if kind == "t" and not isinstance(arg, Text):
             return f"{name} needs a quoted instrument, found {arg}"
         if kind in "naq" and number is None:

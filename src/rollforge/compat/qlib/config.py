@@ -271,16 +271,27 @@ def init(default_conf: str = "client", **kwargs: Any) -> None:
 def auto_init(*, only_file: bool = False, **kwargs: Any) -> None:
     """Set up from the ``config.yaml`` in the folder or above it, or else from `kwargs`; not again if that has been done.
 
-    A file with ``conf_type: ref`` names another one as ``qlib_cfg`` and replaces some of its options in ``qlib_cfg_update``.
+    A file with ``conf_type: ref`` names another one as ``qlib_cfg``, relative to its own folder, and replaces some of its
+    options in ``qlib_cfg_update``.
     """
-    cur = Path(kwargs.pop("cur_path", Path.cwd()))
-    kwargs.setdefault("skip_if_reg", True)
-    for folder in [cur, *cur.parents]:
-        if (folder / "config.yaml").is_file():
-            init(**{**_options_of_project(folder / "config.yaml"), **kwargs})
-            return
-    if not only_file:
-        init(**kwargs)
+    from rollforge.compat.qlib.objects import get_project_path
+
+    start = kwargs.pop("cur_path", None)
+    if kwargs.setdefault("skip_if_reg", True) and (C.registered or _folder_was_chosen()):
+        log.info("qlib.auto_init: nothing is changed, because the session has been set up")
+        return
+    try:
+        file = get_project_path(cur_path=start) / "config.yaml"
+    except FileNotFoundError:
+        if not only_file:
+            init(**kwargs)
+        return
+    init(**{**_options_of_project(file), **kwargs})
+
+
+def _folder_was_chosen() -> bool:
+    """Return whether the program has chosen a data folder itself, as with ``rollforge.init``."""
+    return current_session().provider_uri not in (None, os.environ.get("ROLLFORGE_DATA"))
 
 
 def _options_of_project(file: Path) -> dict[str, Any]:
@@ -295,8 +306,22 @@ def _options_of_project(file: Path) -> dict[str, Any]:
         raise ConfigError(
             f"must be a mapping of Qlib's options, found {shown(changes)}.", path=f"{file}: qlib_cfg_update"
         )
-    shared = options.get("qlib_cfg")
-    return {**({} if shared is None else _options_in(shared)), **changes}
+    return {**_shared_options(options.get("qlib_cfg"), file), **changes}
+
+
+def _shared_options(named: object, file: Path) -> dict[str, Any]:
+    """Return the options in the file that a project's file names; none if it names none."""
+    where = f"{file}: qlib_cfg"
+    if named is None:
+        return {}
+    if not isinstance(named, str):
+        raise ConfigError(f"must be the path of a file, found {shown(named)}.", path=where)
+    path = file.parent / read_path(named, where)
+    try:
+        return _options_in(path)
+    except (OSError, ConfigError) as exc:
+        reason = exc.strerror if isinstance(exc, OSError) else exc
+        raise ConfigError(f"names {path}: {str(reason).rstrip('.')}.", path=where) from exc
 
 
 def init_from_yaml_conf(conf_path: str | os.PathLike[str] | None, **kwargs: object) -> None:
@@ -310,4 +335,7 @@ def _options_in(file: str | os.PathLike[str]) -> dict[str, Any]:
     settings = plain_yaml(read_text(file, LIMITS["workflow_size"]), str(file)) or {}
     if not isinstance(settings, dict) or not isinstance(settings.get("qlib_init") or {}, dict):
         raise ConfigError(f"{str(file)!r} must be a mapping of Qlib's options, found {shown(settings)}.")
-    return dict(settings.get("qlib_init") or settings)
+    options = dict(settings.get("qlib_init") or settings)
+    if options.get("conf_type") == "origin":  # which says only that the file is complete
+        del options["conf_type"]
+    return options

@@ -138,6 +138,8 @@ def _aligned(kind: type, values: object, days: pd.RangeIndex) -> np.ndarray:
     if result.dtype.kind in "bf":
         return result
     try:
+        if result.dtype.kind in "mMc":  # numpy would convert dates to nanoseconds, and drop imaginary parts
+            raise TypeError(f"found {result.dtype}")
         return result.astype(np.float64)
-    except (TypeError, ValueError) as exc:
+    except (TypeError, ValueError, OverflowError) as exc:
         raise DataError(f"The operator {kind.__name__} must return a series of numbers: {exc}.") from exc
