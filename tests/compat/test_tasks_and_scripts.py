@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 from definitions import SMALL_MARKET, TWO_WINDOWS, expressions, task_definition
-from rollforge.build import build, locate
+from rollforge.build import build, init_instance_by_config, locate
 from rollforge.errors import BuildError, ConfigError, TrainingFailed
 from rollforge.features.dataset import DatasetH
 from rollforge.models.base import Model, Reweighter
@@ -97,6 +97,16 @@ class Parts(DatasetH):
         return [super()._prepare_seg(slc, **kwargs)]
 
 
+class Loose(DatasetH):
+    """Does not call the constructor of its base class."""
+
+    def __init__(self, handler: Any, segments: Any) -> None:
+        self.handler, self.segments = init_instance_by_config(handler), segments
+
+    def prepare(self, *args: Any, **kwargs: Any) -> Any:
+        return super().prepare(*args, **kwargs)
+
+
 class One(Model):
     """A model of the features' first column, whatever the dataset gives it."""
 
@@ -106,7 +116,7 @@ class One(Model):
         return dataset.handler.fetch(slice(*dataset.segments[segment]), col_set="feature").iloc[:, 0]
 
 
-@pytest.mark.parametrize("kind", ["Doubled", "Parts"])
+@pytest.mark.parametrize("kind", ["Doubled", "Parts", "Loose"])
 def test_predictions_are_evaluated_with_the_handlers_labels(kind: str, small_market: Path, tmp_path: Path) -> None:
     """What a dataset of one's own changes for its models does not change the saved labels, as in Qlib."""
     model = {"class": "One", "module_path": __name__}

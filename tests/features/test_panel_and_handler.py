@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import gc
 import multiprocessing
 import os
 import pickle
 import shutil
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +28,7 @@ from rollforge.features.panel import META, Panel, write_meta
 from rollforge.features.panel_cache import PanelCache, clear_panels, list_panels
 from rollforge.features.processor import Processor, ZScoreNorm
 from rollforge.features.row_file import RowFile
+from rollforge.market.folder_change import place_lock
 from rollforge.market.provider import open_provider
 from rollforge.session import Session, using
 
@@ -435,22 +436,95 @@ def test_the_cache_deletes_what_was_used_longest_ago(tmp_path: Path, missing: in
     assert sorted(panel.key for panel in cache.list()) == left
 
 
-def test_a_panel_that_another_process_is_writing_is_not_deleted(tmp_path: Path) -> None:
-    """Otherwise that process would not find what it has just written. What a killed process has left is deleted."""
+def one_row() -> Panel:
     index = pd.MultiIndex.from_tuples([(pd.Timestamp("2022-01-03"), "A")], names=["datetime", "instrument"])
-    panel = Panel.from_frame(pd.DataFrame({("feature", "x"): [1.0]}, index))
+    return Panel.from_frame(pd.DataFrame({("feature", "x"): [1.0]}, index))
+
+
+def test_a_panel_that_another_process_is_writing_is_not_deleted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Otherwise that process would not find what it has just written."""
     cache = PanelCache(tmp_path, 1)
-    cache.get("a", lambda folder: panel)
-    (cache.root / ".c-left").mkdir()
-    with (cache.root / ".a.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        cache.get("b", lambda folder: panel)  # beyond the limit
+    cache.get("a", lambda folder: one_row())
+    with place_lock(cache.root / "a"):
+        cache.get("b", lambda folder: one_row())  # beyond the limit
         assert sorted(one.key for one in cache.list()) == ["a", "b"]
         assert cache.clear() == cache.list()[0].bytes
         assert [one.key for one in cache.list()] == ["a"]
-    assert not (cache.root / ".c-left").exists()
+    assert "1 panels are kept" in caplog.text
     assert cache.clear() > 0
-    assert cache.list() == []
+    assert list(cache.root.iterdir()) == []
+
+
+def test_clearing_deletes_what_killed_processes_have_left_and_nothing_else(tmp_path: Path) -> None:
+    """Drafts and locks of panels are deleted, files of other names are not."""
+    cache = PanelCache(tmp_path, 10**9)
+    cache.get("a", lambda folder: one_row())
+    for name in (".c-left", "-x", "..lock", "README.txt", ".nfs00012.x"):
+        (cache.root / name).mkdir()
+    (cache.root / ".d.lock").touch()
+    with place_lock(cache.root / "a"):
+        assert cache.clear() == 0
+        assert [one.key for one in cache.list()] == ["a"]
+    cache.clear()
+    assert sorted(one.name for one in cache.root.iterdir()) == ["-x", "..lock", ".nfs00012.x", "README.txt"]
+
+
+def test_a_lock_that_was_deleted_while_a_process_waited_excludes_nobody(tmp_path: Path) -> None:
+    """The process that waited holds the next one, and so do those that come later."""
+    held = threading.Event()
+
+    def wait() -> None:
+        with place_lock(tmp_path / "a"):
+            held.set()
+            done.wait(60)
+
+    done, waiting = threading.Event(), threading.Thread(target=wait)
+    with place_lock(tmp_path / "a") as lock:
+        waiting.start()
+        while Path("/proc/locks").read_text().count(f":{lock.stat().st_ino} ") < 2:
+            time.sleep(0.01)
+        lock.unlink()
+    assert held.wait(60)
+    with pytest.raises(BlockingIOError), place_lock(tmp_path / "a", wait=False):
+        pass
+    done.set()
+    waiting.join()
+
+
+def test_a_process_that_a_loader_has_forked_does_not_keep_the_lock(tmp_path: Path) -> None:
+    """Such as the processes of a pool that a loader keeps for the next panel."""
+    cache, forked = PanelCache(tmp_path, 10**9), []
+
+    def build(folder: Path) -> Panel:
+        forked.append(multiprocessing.get_context("fork").Process(target=time.sleep, args=(600,)))
+        forked[0].start()
+        return one_row()
+
+    try:
+        cache.get("a", build, "old")
+        with place_lock(cache.root / "a", wait=False):
+            pass
+    finally:
+        forked[0].kill()
+        forked[0].join()
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP])
+def test_a_file_system_without_locks_is_named(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error says that another folder is needed."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    cache = PanelCache(tmp_path, 10**9)
+    with pytest.raises(DataError, match=f"cannot be written: {os.strerror(number)}. Choose another folder"):
+        cache.get("a", lambda folder: one_row())
+    (cache.root / "a").mkdir()
+    with pytest.raises(DataError, match=f"cannot be cleared: {os.strerror(number)}"):
+        cache.clear()
 
 
 class Industries(Processor):
@@ -462,10 +536,14 @@ class Industries(Processor):
     def __call__(self, df: pd.DataFrame) -> pd.DataFrame:
         if self.problem == "file":
             open("industries.csv").close()
+        if self.problem == "library":
+            raise OSError("Unable to open file (truncated file)")
         raise ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
 
 
-@pytest.mark.parametrize(("problem", "error"), [("file", FileNotFoundError), ("server", ConnectionRefusedError)])
+@pytest.mark.parametrize(
+    ("problem", "error"), [("file", FileNotFoundError), ("server", ConnectionRefusedError), ("library", OSError)]
+)
 def test_a_file_that_a_processor_lacks_is_no_problem_of_the_cache(
     session: Session, problem: str, error: type[OSError]
 ) -> None:

@@ -11,13 +11,12 @@ compute data that are in no panel.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import logging
 import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -37,7 +36,7 @@ from rollforge.generate.data_read import handler_frequencies
 from rollforge.kinds import DATASET
 from rollforge.market.content import content_provider, provider_content
 from rollforge.market.extract import EXTRACT, ExtractOf, content_name, extract_files
-from rollforge.market.folder_change import written_whole
+from rollforge.market.folder_change import place_lock, written_whole
 from rollforge.market.universe import one_version
 from rollforge.record.portfolio import PortAnaRecord
 from rollforge.run.execute import DATA_UNTIL, task_session
@@ -435,7 +434,7 @@ def install(manifest: Manifest, data: NDArray[np.uint8], cache: str) -> str:
         for folder, mark in manifest.folders.items():
             place = root / folder
             place.parent.mkdir(parents=True, exist_ok=True)
-            with _lock(place):
+            with place_lock(place):
                 if _mark(place) != mark:
                     _write(manifest, data, folder, place)
         panels = {folder.rpartition("/")[2] for folder in manifest.folders if folder.startswith(f"{_PANELS}/")}
@@ -478,11 +477,3 @@ def _forget(root: Path, used: set[str]) -> None:
     for place in sorted(ages, key=lambda p: ages[p], reverse=True)[_KEPT:]:
         if place.name not in used and time.time() - ages[place] > _KEPT_SECONDS:
             shutil.rmtree(place, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _lock(place: Path) -> Iterator[None]:
-    """Hold the lock under which the panel cache builds a panel."""
-    with (place.parent / f".{place.name}.lock").open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield

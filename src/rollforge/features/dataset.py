@@ -70,6 +70,7 @@ class DatasetH(Dataset):
         Number of further rows of the same instrument to leave out after the test segment, with `purge_rows`.
     """
 
+    fetch_kwargs: Mapping[str, object] = MappingProxyType({})  # of a subclass that does not call this constructor
     purge_rows: int = 0
     embargo_rows: int = 0
     rows_purged: Mapping[str, int] = MappingProxyType({})

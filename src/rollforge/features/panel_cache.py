@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import errno
-import fcntl
 import json
 import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ import numpy as np
 
 from rollforge.errors import DataError
 from rollforge.features.panel import META, Panel
-from rollforge.market.folder_change import written_whole
+from rollforge.market.folder_change import place_lock, written_whole
 
 __all__ = ["PanelCache", "PanelInfo", "clear_panels", "list_panels"]
 
@@ -37,7 +37,7 @@ class PanelInfo:
     """Seconds since the epoch."""
 
 
-_OF_A_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ENOLCK)
+_OF_A_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 
 class PanelCache:
@@ -89,9 +89,9 @@ class PanelCache:
         seen, there = _version(place), _load(place)
         panel = _of_state(there, state)
         if panel is None:
+            self._create()
             try:
-                self.root.mkdir(parents=True, exist_ok=True)
-                with self._lock(key):
+                with place_lock(place):
                     if there is None or seen != _version(place):  # another process was faster
                         there = _load(place)
                         panel = _of_state(there, state)
@@ -106,12 +106,19 @@ class PanelCache:
             os.utime(place / META)
         return panel
 
+    def _create(self) -> None:
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+        except OSError as exc:
+            raise self._unwritable(exc) from exc
+
     def _caused(self, exc: OSError) -> bool:
         """Return whether an error is about the cache, and not about what a user's loader or processor reads."""
         if isinstance(exc.filename, (str, bytes, os.PathLike)):
-            file, root = Path(os.path.abspath(os.fsdecode(exc.filename))), Path(os.path.abspath(self.root))
-            return file.is_relative_to(root) or root.is_relative_to(file)
-        return exc.errno in _OF_A_DISK or (type(exc) is OSError and exc.errno is None)  # NumPy's has no number
+            return Path(os.path.abspath(os.fsdecode(exc.filename))).is_relative_to(os.path.abspath(self.root))
+        return exc.errno in _OF_A_DISK or "requested and" in str(
+            exc
+        )  # what NumPy says of values that it could not write
 
     def _unwritable(self, exc: OSError) -> DataError:
         return DataError(
@@ -153,12 +160,6 @@ class PanelCache:
         log.info("panel %s: %d rows of %d columns in %.1f s", place.name[:12], len(panel.row_code), columns, seconds)
         return panel
 
-    @contextlib.contextmanager
-    def _lock(self, key: str, *, wait: bool = True) -> Iterator[None]:
-        with (self.root / f".{key}.lock").open("w") as handle:
-            fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-            yield
-
     def shrink(self, keep: Collection[str] = ()) -> None:
         """Delete the panels that were not used for longest, until the limit is met.
 
@@ -174,18 +175,17 @@ class PanelCache:
         for panel in reversed(listed):
             if total <= self.limit:
                 break
-            if panel.key not in keep and self._delete(panel.key):
-                total -= panel.bytes
+            if panel.key not in keep:
+                with contextlib.suppress(OSError):  # being written, or of another user
+                    self._delete(panel.key, (self.root / panel.key, *self.root.glob(f".{panel.key}-*")))
+                    total -= panel.bytes
 
-    def _delete(self, key: str) -> bool:
-        """Delete a panel and what killed processes have left of it, unless a process is writing it; return whether."""
-        try:
-            with self._lock(key, wait=False):
-                for folder in (self.root / key, *self.root.glob(f".{key}-*")):
-                    shutil.rmtree(folder, ignore_errors=True)
-        except OSError:  # locked, or the folder of another user
-            return False
-        return True
+    def _delete(self, key: str, folders: Iterable[Path]) -> None:
+        """Delete a panel, what killed processes have left of it, and its lock, unless a process is writing it."""
+        with place_lock(self.root / key, wait=False) as lock:
+            for folder in folders:
+                shutil.rmtree(folder, ignore_errors=True)
+            lock.unlink()
 
     def list(self) -> list[PanelInfo]:
         """Return the panels on disk, most recently used first."""
@@ -205,18 +205,36 @@ class PanelCache:
     def clear(self) -> int:
         """Delete all panels, except those that a process is writing, and return the number of bytes freed.
 
-        The files that lock panels stay: a process that waits for one would not exclude those that open a new one.
+        Raises
+        ------
+        DataError
+            If one cannot be deleted for another reason.
         """
-        sizes = {p.key: p.bytes for p in self.list()}
-        keys = {_key_of(entry.name) for entry in os.scandir(self.root)} if self.root.is_dir() else set()
-        freed = sum(sizes.get(key, 0) for key in keys if self._delete(key))
-        _opened.clear()  # the space of a deleted file is free when no process has it open
-        return freed
+        sizes, used = {panel.key: panel.bytes for panel in self.list()}, 0
+        try:
+            for key, folders in self._folders().items():
+                try:
+                    self._delete(key, folders)
+                except BlockingIOError:
+                    used += 1
+                    sizes.pop(key, None)
+        except OSError as exc:
+            raise DataError(f"The panel cache {self.root} cannot be cleared: {exc.strerror} ({exc.filename}).") from exc
+        finally:
+            _opened.clear()  # the space of a deleted file is free when no process has it open
+        if used:
+            log.warning("%d panels are kept, because a process is writing them", used)
+        return sum(sizes.values())
 
-
-def _key_of(name: str) -> str:
-    """Return the key of a panel from the name of its folder, of its lock or of a draft."""
-    return name.removesuffix(".lock").lstrip(".").partition("-")[0]
+    def _folders(self) -> dict[str, builtins.list[Path]]:
+        """Map the key of each panel, of each draft of one and of each lock to its folders."""
+        found: dict[str, builtins.list[Path]] = {}
+        for entry in os.scandir(self.root) if self.root.exists() else ():
+            is_lock = entry.name.startswith(".") and entry.name.endswith(".lock")
+            key = entry.name.removesuffix(".lock").removeprefix(".").partition("-")[0]
+            if key.isalnum() and (is_lock or entry.is_dir()):
+                found.setdefault(key, []).extend([] if is_lock else [Path(entry)])
+        return found
 
 
 def _version(place: Path) -> tuple[int, int] | None:

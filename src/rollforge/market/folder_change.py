@@ -21,12 +21,14 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TextIO
 
 from rollforge.disk import sync, sync_file_system
 from rollforge.errors import DataError, FolderBusy
 
 __all__ = [
-    "change_files", "exchange", "folder_lock", "previous", "previous_locations", "remove_folder", "restore", "written_whole",
+    "change_files", "exchange", "folder_lock", "place_lock", "previous", "previous_locations", "remove_folder", "restore",
+    "written_whole",
 ]  # fmt: skip
 
 log = logging.getLogger(__name__)
@@ -93,6 +95,8 @@ def folder_lock(folder: Path, *, wait: float = 60.0) -> Iterator[None]:
             os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
         yield
     finally:
+        with contextlib.suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_UN)  # a process that was forked meanwhile has the file open, too
         os.close(handle)
 
 
@@ -219,6 +223,50 @@ def _write(old: Path, target: Path, content: bytes, made: set[str]) -> None:
             os.fchmod(handle, stat.S_IMODE(os.stat(old).st_mode))
     finally:
         os.close(handle)
+
+
+@contextlib.contextmanager
+def place_lock(place: Path, *, wait: bool = True) -> Iterator[Path]:
+    """Hold the lock under which a folder of the cache is written or deleted, and yield its file.
+
+    The file may be deleted with the folder: processes that waited for it use the next one.
+
+    Parameters
+    ----------
+    place : path
+        The folder, which need not exist. The lock is the file ``.NAME.lock`` next to it.
+    wait : bool
+        False raises an error if another process holds the lock.
+
+    Raises
+    ------
+    BlockingIOError
+        If another process holds the lock, and `wait` is False.
+    OSError
+        If the lock cannot be created, or the file system has no locks; its `filename` is that of the lock.
+    """
+    file = place.with_name(f".{place.name}.lock")
+    while True:
+        with file.open("w") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as exc:
+                raise OSError(exc.errno, exc.strerror, str(file)) from exc
+            if not _is_there(handle, file):
+                continue
+            try:
+                yield file
+            finally:
+                fcntl.flock(handle, fcntl.LOCK_UN)  # a process that was forked meanwhile has the file open, too
+            return
+
+
+def _is_there(handle: TextIO, file: Path) -> bool:
+    """Return whether an open file still has its name."""
+    try:
+        return os.path.samestat(os.fstat(handle.fileno()), file.stat())
+    except FileNotFoundError:
+        return False
 
 
 @contextlib.contextmanager
