@@ -324,6 +324,7 @@ OF_ANY_TYPE = {
     "DatasetH.get_max_time": "a bound of a segment, as the user wrote it",
     "DatasetH.get_min_time": "a bound of a segment, as the user wrote it",
     "DatasetH.prepare": "for a tuple, which is a list of names or a pair of days, as in Qlib",
+    "Model.fit": "what the user's fit() returns; LinearModel returns itself, as in Qlib",
     "Ensemble.__call__": "what the user's class makes of the objects",
     "SingleKeyEnsemble.__call__": "the only value in a dict of any objects",
     "Group.reduce": "what the ensemble returns",

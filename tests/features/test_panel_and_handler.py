@@ -494,7 +494,7 @@ def test_a_lock_that_was_deleted_while_a_process_waited_excludes_nobody(tmp_path
 
 
 def test_a_process_that_a_loader_has_forked_does_not_keep_the_lock(tmp_path: Path) -> None:
-    """Such as the processes of a pool that a loader keeps for the next panel."""
+    """A loader may keep a pool of processes for the next panel."""
     cache, forked = PanelCache(tmp_path, 10**9), []
 
     def build(folder: Path) -> Panel:

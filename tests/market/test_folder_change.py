@@ -123,7 +123,7 @@ def test_a_killed_append_leaves_the_old_or_the_new_folder(folder: Path) -> None:
     source = os.pathsep.join(p for p in sys.path if p)
     done = subprocess.run(
         [sys.executable, __file__, str(folder.parent)],
-        capture_output=True, text=True, timeout=200, check=False, env={**os.environ, "PYTHONPATH": source},
+        capture_output=True, text=True, timeout=500, check=False, env={**os.environ, "PYTHONPATH": source},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
 
