@@ -45,6 +45,7 @@ _GROUND = [
     "pickled_pandas",
     "pickled_values",
     "safe_pickle",
+    "pickler",
     "pickling",
     "code_marks",
     "qlib_names",

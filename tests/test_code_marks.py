@@ -47,6 +47,7 @@ COMPUTES_NOTHING = {
     "qlib_imports",
     "qlib_names",
     "safe_pickle",
+    "pickler",
     "pickling",
     "plugins",
     "session",

@@ -31,7 +31,7 @@ from rollforge.frequency import frequency, is_intraday
 from rollforge.kinds import LOADER, PROCESSOR
 from rollforge.market.provider import Provider
 from rollforge.market.universe import one_version, session_provider
-from rollforge.pickling import Serializable
+from rollforge.pickling import Serializable, kept_attributes
 from rollforge.session import Session, current_session
 
 __all__ = ["DATA_KEY_TYPE", "DataHandler", "DataHandlerABC", "DataHandlerLP", "check_label_horizon"]
@@ -140,7 +140,7 @@ class DataHandler(DataHandlerABC):
         self._frames: dict[tuple[str, str], pd.DataFrame] = {}
 
     def __getstate__(self) -> dict[str, object]:
-        kept = {k: v for k, v in self.__dict__.items() if k != trust.RESTORED}
+        kept = {k: v for k, v in kept_attributes(self).items() if k != trust.RESTORED}
         return {**kept, "_stages": {}, "_frames": {}, "_loaded": None}  # only the definition is pickled, not the data
 
     def _forget(self) -> None:

@@ -29,6 +29,7 @@ from rollforge.features.handler import DataHandlerLP
 from rollforge.kinds import Kind
 from rollforge.models.base import Model, Reweighter
 from rollforge.models.torch_samples import Examples, learning_examples, prediction_examples
+from rollforge.pickling import kept_attributes
 from rollforge.session import current_session
 from rollforge.task import Definition, Document, from_plain, to_plain
 
@@ -242,7 +243,7 @@ class TorchModel(Model):
         self._network: Network | None = None
 
     def __getstate__(self) -> dict[str, object]:
-        kept = {name: value for name, value in self.__dict__.items() if name != trust.RESTORED}
+        kept = {name: value for name, value in kept_attributes(self).items() if name != trust.RESTORED}
         return {**kept, "_network": None}  # built again from its description and its weights
 
     def training_metrics(self) -> dict[str, list[float]]:

@@ -32,7 +32,7 @@ from typing import Any, Protocol, runtime_checkable
 from rollforge import qlib_imports, safe_pickle, trust
 from rollforge.errors import ArtifactUnreadable, RollforgeError, TaskNotSerializable, UntrustedPickle
 from rollforge.limits import check_archive, check_file
-from rollforge.pickling import pickled
+from rollforge.pickling import dump
 from rollforge.task import from_plain, import_reference, to_plain
 from rollforge.track.artifact_files import Files, LocalFiles
 
@@ -140,7 +140,12 @@ def _form(value: Any) -> tuple[str, Callable[[Path], object]]:
         with contextlib.suppress(TaskNotSerializable):  # text that JSON files cannot hold
             text = _JSON.encode(to_plain(value))
             return _PLAIN, lambda file: file.write_text(text, encoding="utf-8")
-    return "", lambda file: file.write_bytes(pickled(value))
+    return "", lambda file: _write_pickle(value, file)
+
+
+def _write_pickle(value: object, file: Path) -> None:
+    with file.open("wb") as stream:
+        dump(value, stream)
 
 
 def _write_array(value: Any, file: Path) -> None:

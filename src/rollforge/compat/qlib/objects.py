@@ -22,7 +22,7 @@ from rollforge.errors import ConfigError, RollforgeError, TrackingError
 from rollforge.expressions.expression import parse
 from rollforge.expressions.operators import lookahead
 from rollforge.limits import LIMITS, TooLarge, read_text
-from rollforge.pickling import Serializable as _Serializable, pickled
+from rollforge.pickling import Serializable as _Serializable, save
 
 __all__ = [
     "ExpAlreadyExistError",
@@ -60,7 +60,7 @@ class Serializable(_Serializable):
     @classmethod
     def general_dump(cls, obj: object, path: str | Path) -> None:
         """Save any object."""
-        Path(path).write_bytes(pickled(obj))
+        save(obj, path)
 
     def config(self, **kwargs: object) -> None:
         """Do nothing."""
