@@ -8,6 +8,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import threading
 import time
 import zipfile
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ from tests.documents.command_line import call
 
 from networks import filled, interrupted, waves
 from rollforge.build import build, locate
-from rollforge.errors import ArtifactUnreadable, BuildError, ConfigError, ModelError
+from rollforge.errors import ArtifactUnreadable, BuildError, ConfigError, ModelError, TaskNotSerializable
 from rollforge.features.dataset import DatasetH
 from rollforge.features.handler import DataHandlerLP
 from rollforge.features.timeseries import TSDatasetH
@@ -650,6 +651,27 @@ def saved(model: Any, folder: Path) -> Path:
     found = artifact.find(files, "params.pkl")
     assert found is not None
     return found
+
+
+class Guarded(TorchModel):
+    """A user's network with a lock."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(NET, {"input_dim": 6, "layers": [8]}, n_epochs=1, **options)
+        self._lock, self.note = threading.Lock(), "kept"
+
+
+def test_a_network_with_a_lock_is_saved_without_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Hidden attributes of a subclass that are no plain data are left out, with a warning; others are refused."""
+    model, data = Guarded(), rows()
+    model.fit(data)
+    found = artifact.load_file(saved(model, tmp_path), trusted=True)
+    assert (type(found), found.note, hasattr(found, "_lock")) == (Guarded, "kept", False)
+    pd.testing.assert_series_equal(found.predict(data), model.predict(data))
+    assert "Guarded is saved without _lock" in caplog.text
+    model.note = threading.Lock()  # type: ignore[assignment]
+    with pytest.raises(TaskNotSerializable, match="note is a live object"):
+        saved(model, tmp_path)
 
 
 def test_weights_are_a_file_that_pytorch_reads(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from rollforge import trust
 from rollforge.arguments import check_choice, check_flag, check_penalty, whole_number
 from rollforge.build import build, describe
 from rollforge.code_marks import code_mark
-from rollforge.errors import ConfigError, MissingDependency, ModelError, RollforgeError, shown
+from rollforge.errors import ConfigError, MissingDependency, ModelError, RollforgeError, TaskNotSerializable, shown
 from rollforge.features.dataset import Dataset
 from rollforge.features.handler import DataHandlerLP
 from rollforge.kinds import Kind
@@ -454,14 +454,31 @@ class TorchModel(Model):
 
     def save_to(self, folder: Path) -> None:
         """Save the model to a folder."""
-        about = {k: v for k, v in self.__getstate__().items() if k not in ("weights", "_network")}
-        about["module"] = self._named_module()
-        (folder / "about.json").write_text(json.dumps(to_plain(about)), encoding="utf-8")
+        kept = {k: v for k, v in self.__getstate__().items() if k not in ("weights", "_network")}
+        about = self._plain({**kept, "module": self._named_module()})
+        (folder / "about.json").write_text(json.dumps(about), encoding="utf-8")
         if self.weights is not None:
             _check_installed(type(self).__name__)
             from rollforge.models import torch_training as training
 
             training.write_weights(self.weights, folder / "weights.pt")
+
+    def _plain(self, attributes: Mapping[str, object]) -> Document:
+        """Return attributes as plain data, without hidden ones of a subclass that are something else, such as a lock."""
+        found, left_out = {}, []
+        for name, value in attributes.items():
+            try:
+                found[name] = to_plain(value, name)
+            except TaskNotSerializable:
+                if not name.startswith("_"):
+                    raise
+                left_out.append(name)
+        if left_out:
+            log.warning(
+                "%s is saved without %s: its file contains only weights and plain data. What is needed after loading must be "
+                "made again by load_from() of the class.", type(self).__name__, ", ".join(left_out),
+            )  # fmt: skip
+        return found
 
     @classmethod
     def load_from(cls, folder: Path) -> TorchModel:
