@@ -88,6 +88,7 @@ def test_the_shared_file_is_found_from_any_working_folder(tmp_path: Path, monkey
     for shared, words in (
         ("none.yaml", r"names .*none\.yaml: No such file"),
         (".", "names .*project: .* is a folder; a regular file is needed"),
+        ("config.yaml", r"names .*config\.yaml: its conf_type must be 'origin', found 'ref'"),
         (["shared.yaml"], r"must be the path of a file, found \['shared\.yaml'\]"),
         (999, "must be the path of a file, found 999"),
         (True, "must be the path of a file, found True"),

@@ -318,7 +318,10 @@ def _shared_options(named: object, file: Path) -> dict[str, Any]:
         raise ConfigError(f"must be the path of a file, found {shown(named)}.", path=where)
     path = file.parent / read_path(named, where)
     try:
-        return _options_in(path)
+        options = _options_in(path)
+        if "conf_type" in options:
+            raise ConfigError(f"its conf_type must be 'origin', found {shown(options['conf_type'])}")
+        return options
     except (OSError, ConfigError) as exc:
         reason = exc.strerror if isinstance(exc, OSError) else exc
         raise ConfigError(f"names {path}: {str(reason).rstrip('.')}.", path=where) from exc
