@@ -16,8 +16,8 @@ from rollforge.run.executor import Executor
 from rollforge.testing.executor import ClusterSuite
 
 LARGE = 200_000_000
-SILENCE = 6.0
-HOLD_SECONDS = 13.0  # a lease is twice as long as the silence after which an agent ends its task
+SILENCE = 10.0
+HOLD_SECONDS = 21.0  # a lease is twice as long as the silence after which an agent ends its task
 
 
 def installed(module: str, extra: str) -> Any:
