@@ -456,7 +456,7 @@ def test_errors_of_an_operator_are_named(session: Session) -> None:
         (lambda s: s.astype(object) + 1j, "complex"),
         (lambda s: pd.Series(pd.date_range("2020-01-01", periods=len(s)), index=s.index), "found datetime64"),
         (lambda s: pd.to_timedelta(s, unit="D"), "found timedelta64"),
-        (lambda s: pd.Series([10**400] * len(s), index=s.index), "int too large to convert to float"),
+        (lambda s: pd.Series([10**400] * len(s), index=s.index, dtype=object), "int too large to convert to float"),
     ],
 )
 def test_results_that_are_not_numbers_are_refused(session: Session, convert: Any, words: str) -> None:
