@@ -452,7 +452,7 @@ def test_a_panel_that_another_process_is_writing_is_not_deleted(
         assert sorted(one.key for one in cache.list()) == ["a", "b"]
         assert cache.clear() == cache.list()[0].bytes
         assert [one.key for one in cache.list()] == ["a"]
-    assert "1 panels are kept" in caplog.text
+    assert "1 panel kept, because a process is writing there" in caplog.text
     assert cache.clear() > 0
     assert list(cache.root.iterdir()) == []
 

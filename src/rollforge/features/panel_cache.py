@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rollforge.errors import DataError
+from rollforge.errors import DataError, counted
 from rollforge.features.panel import META, Panel
 from rollforge.market.folder_change import place_lock, written_whole
 
@@ -116,9 +116,8 @@ class PanelCache:
         """Return whether an error is about the cache, and not about what a user's loader or processor reads."""
         if isinstance(exc.filename, (str, bytes, os.PathLike)):
             return Path(os.path.abspath(os.fsdecode(exc.filename))).is_relative_to(os.path.abspath(self.root))
-        return exc.errno in _OF_A_DISK or "requested and" in str(
-            exc
-        )  # what NumPy says of values that it could not write
+        by_numpy = "requested and" in str(exc)  # what it says of values that it could not write
+        return exc.errno in _OF_A_DISK or by_numpy
 
     def _unwritable(self, exc: OSError) -> DataError:
         return DataError(
@@ -223,7 +222,7 @@ class PanelCache:
         finally:
             _opened.clear()  # the space of a deleted file is free when no process has it open
         if used:
-            log.warning("%d panels are kept, because a process is writing them", used)
+            log.warning("%s kept, because a process is writing there", counted(used, "panel"))
         return sum(sizes.values())
 
     def _folders(self) -> dict[str, builtins.list[Path]]:
