@@ -16,8 +16,8 @@ from __future__ import annotations
 import os
 import signal
 import threading
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +81,26 @@ class RunTasks:
     def tasks(self) -> list[TaskRecord]:
         """Return all tasks."""
         return sorted(self.store.query("p"), key=lambda task: task.definition["i"])
+
+
+@contextmanager
+def _once(condition: Callable[[], object], action: Callable[[], object]) -> Iterator[None]:
+    """Call a function in another thread as soon as a condition is true, unless the block ends before."""
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(0.01):
+            if condition():
+                action()
+                return
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def _interrupt(event: Event) -> None:
@@ -241,21 +261,12 @@ class ProcessesSuite(ExecutorSuite):
     def test_a_running_task_that_is_interrupted_is_given_back(self, run: RunTasks, tmp_path: Path) -> None:
         """Ctrl-C in the main thread of this process, while a task runs elsewhere."""
         at = tmp_path / "began"
-
-        def press() -> None:
-            while not at.exists():
-                time.sleep(0.01)
-            os.kill(os.getpid(), signal.SIGINT)
-
-        thread = threading.Thread(target=press)
         before = signal.signal(signal.SIGINT, signal.default_int_handler)  # shells start background jobs that ignore it
         try:
-            thread.start()
-            with pytest.raises(KeyboardInterrupt):
+            with pytest.raises(KeyboardInterrupt), _once(at.exists, lambda: os.kill(os.getpid(), signal.SIGINT)):
                 run({"do": "sleep", "seconds": 600, "at": str(at)}, {})
         finally:
             signal.signal(signal.SIGINT, before)
-        thread.join()
         assert [(t.status, t.attempt) for t in run.tasks()] == [(Status.WAITING, 0)] * 2
 
 
@@ -272,17 +283,10 @@ class ClusterSuite(ProcessesSuite):
         self, run: RunTasks, lose_machine: Callable[[], None], tmp_path: Path, attempts: int
     ) -> None:
         at, tried = tmp_path / "began", tmp_path / "tried"
-
-        def lose() -> None:
-            while not (tried.exists() and tried.read_text(encoding="utf-8")):  # the last that the task writes
-                time.sleep(0.01)
-            lose_machine()
-
-        thread = threading.Thread(target=lose)
-        thread.start()
         task = {"do": "sleep once", "at": str(at), "file": str(tried)}
-        lost, other = run(task, {}, max_attempts=attempts)
-        thread.join()
+        # The number of its process is the last that the task writes.
+        with _once(lambda: tried.exists() and tried.read_text(encoding="utf-8"), lose_machine):
+            lost, other = run(task, {}, max_attempts=attempts)
         assert other.status is Status.DONE
         assert (lost.status, lost.cause) == ((Status.FAILED, Cause.LOST) if attempts == 1 else (Status.DONE, None))
         assert len(lost.failed_by) == 1
