@@ -17,7 +17,7 @@ import multiprocessing
 import os
 import random
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, ClassVar
@@ -164,8 +164,7 @@ class ModelSuite:
         model, data = trained
         trusted = self.trusted if self.trusted is not None else not type(model).__module__.startswith("rollforge.")
         file, new = _saved(model, tmp_path / "fitted"), _saved(self.make_model(), tmp_path / "new")
-        with ProcessPoolExecutor(1, mp_context=_processes) as pool:
-            found, started = pool.submit(_used_elsewhere, file, new, data, trusted).result(_SECONDS)
+        found, started = _in_another_process(_used_elsewhere, file, new, data, trusted)
         pd.testing.assert_series_equal(found, model.predict(data), check_exact=True)
         assert started is None or started <= self.library_threads, f"{started} more threads than those of the session"
 
@@ -361,6 +360,18 @@ _processes = multiprocessing.get_context("forkserver")
 _processes.set_forkserver_preload(["rollforge.testing.model", "rollforge.models.samples"])
 
 
+def _in_another_process(function: Callable[..., Any], *args: Any) -> Any:
+    """Call a function in a process of its own, which is killed if it does not end in time."""
+    others = set(multiprocessing.active_children())
+    with ProcessPoolExecutor(1, mp_context=_processes) as pool:
+        try:
+            return pool.submit(function, *args).result(_SECONDS)
+        except TimeoutError:  # the pool would wait for it
+            for process in set(multiprocessing.active_children()) - others:
+                process.kill()
+            raise AssertionError(f"another process has not ended after {_SECONDS:g} s") from None
+
+
 def _used_elsewhere(file: Path, new: Path, data: Any, trusted: bool) -> tuple[Any, int | None]:
     """Return what a saved model predicts, and how many threads predicting and fitting add in a session with one thread.
 
@@ -382,9 +393,11 @@ def _used_elsewhere(file: Path, new: Path, data: Any, trusted: bool) -> tuple[An
     watcher = threading.Thread(target=watch if counted else done.wait)
     watcher.start()
     before = len(os.listdir(folder)) if counted else 0
-    with using(Session(threads=1)):
-        prediction = model.predict(data)
-        unfitted.fit(data)
-    done.set()
-    watcher.join()
+    try:
+        with using(Session(threads=1)):
+            prediction = model.predict(data)
+            unfitted.fit(data)
+    finally:
+        done.set()
+        watcher.join()
     return prediction, max(most - before, 0) if counted else None
