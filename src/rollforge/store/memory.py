@@ -31,7 +31,7 @@ from rollforge.store.base import (
     wall_clock,
 )
 from rollforge.store.codec import decode_result, encode_result, tasks_of_info
-from rollforge.store.query import COLUMNS, Node, matches, parse_query
+from rollforge.store.query import COLUMNS, And, Node, matches, only_about, parse_query
 from rollforge.task import Attempt, Cause, Definition, Status, TaskRecord, decode, digest, encode, searchable, to_plain
 
 __all__ = ["MemoryStore"]
@@ -206,11 +206,11 @@ class MemoryStore:
                 return []
             now = self._clock()
             self._token += 1  # one counter per store, so that old claims on a recreated task are stale
-            free = [
-                t
-                for t in self._matching(pool, node, batch)
-                if t.status is status and not t.blocked and t.available_at <= now and not _avoided(t, avoid, now)
-            ]
+
+            def is_free(t: TaskRecord) -> bool:
+                return t.status is status and not t.blocked and t.available_at <= now and not _avoided(t, avoid, now)
+
+            free = self._matching(pool, node, batch, is_free)
             free.sort(key=lambda t: -t.priority)  # a stable sort: oldest first within a priority
             running = [
                 transitions.claimed(task, worker=worker, token=self._token, lease=lease, now=now)
@@ -346,12 +346,19 @@ class MemoryStore:
     def has_free(self, pool: str, status: Status, query: Query | None = None, *, batch: str = "") -> bool:
         node = parse_query(query)
         with self._lock:
-            return any(t.status is status and not t.blocked for t in self._matching(pool, node, batch))
+            return bool(self._matching(pool, node, batch, lambda t: t.status is status and not t.blocked))
 
-    def _matching(self, pool: str, node: Node, batch: str = "") -> list[TaskRecord]:
+    def _matching(
+        self, pool: str, node: Node, batch: str = "", among: Callable[[TaskRecord], bool] | None = None
+    ) -> list[TaskRecord]:
+        """Return the tasks that match a query, of those for which a function returns True."""
         tasks = self._pools.get(pool, {})
         members = self._batches.get(pool, {}).get(batch, set()) if batch else tasks
-        return [t for i, t in tasks.items() if i in members and matches(node, _document(t))]
+        found = [t for i, t in tasks.items() if i in members and (among is None or among(t))]
+        if node == And(()):  # an empty query
+            return found
+        document = _columns if only_about(node, *COLUMNS.values()) else _document
+        return [t for t in found if matches(node, document(t))]
 
     def count(self, pool: str, query: Query | None = None, *, batch: str = "") -> dict[Status, int]:
         counts: dict[Status, int] = {}
@@ -536,7 +543,11 @@ def _avoided(task: TaskRecord, avoid: str, now: float) -> bool:
     return bool(failed_there) and (task.finished_at or 0.0) > now - AVOID_SECONDS
 
 
-def _document(task: TaskRecord) -> dict[str, object]:
+def _columns(task: TaskRecord) -> dict[str, object]:
     columns = {name: getattr(task, name) for name in set(COLUMNS.values())}
     columns.update(status=task.status.value, cause=task.cause.value if task.cause else None)
-    return {**columns, "def": searchable(to_plain(task.definition))}
+    return columns
+
+
+def _document(task: TaskRecord) -> dict[str, object]:
+    return {**_columns(task), "def": searchable(to_plain(task.definition))}
