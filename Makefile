@@ -77,8 +77,9 @@ demo: $(VENV)/run ## Create a demo market, train a rolling LightGBM experiment, 
 
 # Parallel pytest processes; each starts the servers that its tests need. Tests spend half of their time waiting for
 # processes and expiring leases, so there is one process more than the two cores of a small machine. The tests start
-# hundreds of Python processes, each of which would compile the whole package if PYTHONDONTWRITEBYTECODE is set; therefore
-# bytecode is compiled first.
+# hundreds of Python processes: bytecode is compiled first, and what pytest makes of the tests is kept, also if the
+# environment says otherwise. Without it, collecting the tests takes 40 s instead of 15.
+unexport PYTHONDONTWRITEBYTECODE
 JOBS ?= 3
 PARALLEL := -n $(JOBS) --dist worksteal
 test: $(VENV)/dev ## Run all tests except the slow ones, JOBS=3 at a time

@@ -362,7 +362,7 @@ def broken(folder: Path, count: int, drivers_killed: int) -> Iterator[str]:
 
 
 def storm(
-    engine: str, count: int, machines: int, seed: int, pause: float, limit: float, folder: Path
+    engine: str, count: int, machines: int, seed: int, pause: float, seconds: float, limit: float, folder: Path
 ) -> dict[str, Any]:
     """Run the tasks in a storm, and return what happened."""
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
@@ -382,8 +382,8 @@ def storm(
             if time.monotonic() - began > limit:
                 break
             raging.resume()
-            # A busy machine may start drivers more slowly than they are killed; what is left ends in the second half.
-            if next_strike < time.monotonic() < began + limit / 2:
+            # A busy machine may start drivers more slowly than they are killed; what is left ends after the storm.
+            if next_strike < time.monotonic() < began + seconds:
                 raging.strike()
                 next_strike = time.monotonic() + random.Random(time.monotonic()).uniform(0.5, 1.5) * pause
             time.sleep(0.05)
@@ -411,12 +411,8 @@ def main() -> int:
     parser.add_argument("--machines", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--pause", type=float, default=1.0, help="mean seconds between two strikes")
-    parser.add_argument(
-        "--limit",
-        type=float,
-        default=1200.0,
-        help="seconds after which the run is given up; the storm ends after half of them",
-    )
+    parser.add_argument("--seconds", type=float, default=600.0, help="duration of the storm")
+    parser.add_argument("--limit", type=float, default=1200.0, help="seconds after which the run is given up")
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--drive", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -429,7 +425,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="rollforge-storm-", ignore_cleanup_errors=True) as name:
         folder = options.folder or Path(name)
         found = storm(
-            options.engine, options.tasks, options.machines, options.seed, options.pause, options.limit, folder
+            options.engine, options.tasks, options.machines, options.seed, options.pause, options.seconds, options.limit,
+            folder,
         )  # fmt: skip
     print(json.dumps(found))
     return 1 if found["broken"] else 0
