@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, settings
 
 from rollforge import confidential, trust
 from rollforge.market.folder_writer import write_folder
-from rollforge.session import current_session
+from rollforge.session import current_session, using
 from rollforge.testing.mongo import MongoServer, real_mongodb
 from rollforge.testing.postgres import PostgresServer, postgres_binaries
 
@@ -25,6 +25,9 @@ Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
 
 # Each test has its own cache (see below), but compiled kernels are kept between runs: compiling takes ten seconds.
 os.environ.setdefault("NUMBA_CACHE_DIR", str(Path(current_session().cache) / "kernels"))
+
+# So is the empty database of MLflow, which each cache would otherwise have to create anew: that takes two seconds.
+KEPT_DATABASE = Path(current_session().cache) / "mlflow"
 
 # Tests run in more processes than there are cores. By default, OpenMP's idle threads spin, and keep the others from the
 # core that they wait for: training takes up to ten times as long.
@@ -127,11 +130,35 @@ def _own_logging() -> Iterator[None]:
         logger.propagate, logger.disabled = propagate, disabled
 
 
+@pytest.fixture(scope="session")
+def kept_database(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], None]:
+    """A function that puts the empty database of the installed MLflow into a cache."""
+    from rollforge.track.base import open_tracker
+    from rollforge.track.mlflow import database
+
+    with using(current_session().with_(cache=str(KEPT_DATABASE.parent))):
+        if not (database.is_kept() and database.known_revision()):
+            open_tracker(f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db").prepare()
+        names = [database._kept().name, database._note().name]
+
+    def put(cache: Path) -> None:
+        (cache / "mlflow").mkdir(parents=True)
+        for name in names:
+            try:
+                os.link(KEPT_DATABASE / name, cache / "mlflow" / name)
+            except OSError:  # on another file system
+                shutil.copyfile(KEPT_DATABASE / name, cache / "mlflow" / name)
+
+    return put
+
+
 @pytest.fixture(autouse=True)
-def _own_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Give each test its own home, panel cache and secrets; compiled kernels are shared."""
+def _own_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept_database: Callable[[Path], None]) -> None:
+    """Give each test its own home, panel cache and secrets; compiled kernels and MLflow's empty database are shared."""
+    cache = tmp_path.parent / "caches" / tmp_path.name
+    kept_database(cache)
     monkeypatch.setenv("ROLLFORGE_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("ROLLFORGE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("ROLLFORGE_CACHE", str(cache))
     monkeypatch.delenv("ROLLFORGE_DATA", raising=False)
     monkeypatch.setattr("rollforge.session._default", None)
     # The secrets of one test would be masked in the texts of the following ones.
@@ -150,25 +177,12 @@ def small_market(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
-def mlflow_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty database as created by MLflowTracker, for copying, since creating one takes a second."""
-    from rollforge.track.base import open_tracker
-
-    folder = tmp_path_factory.mktemp("mlflow")
-    open_tracker(f"sqlite:///{folder}/mlflow.db").prepare()
-    return folder / "mlflow.db"
-
-
 @pytest.fixture
-def tracking_in(tmp_path: Path, request: pytest.FixtureRequest) -> Callable[[str], str]:
+def tracking_in(tmp_path: Path) -> Callable[[str], str]:
     """A function that returns the URI of an empty tracking store of a kind ('folder' or 'mlflow')."""
 
     def made(kind: str) -> str:
-        if kind == "folder":
-            return f"folder:{tmp_path}/runs"
-        shutil.copyfile(request.getfixturevalue("mlflow_template"), tmp_path / "mlflow.db")
-        return f"sqlite:///{tmp_path}/mlflow.db"
+        return f"folder:{tmp_path}/runs" if kind == "folder" else f"sqlite:///{tmp_path}/mlflow.db"
 
     return made
 

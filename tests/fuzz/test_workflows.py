@@ -212,7 +212,7 @@ FULL = [
 def test_no_value_anywhere_in_a_workflow_gives_a_traceback(form: int, half: int) -> None:
     """Every key and element of a workflow is replaced with each of these values, and what can be read is planned.
 
-    `FUZZ_EXAMPLES=200` tries all values everywhere; with 100, as in `.ci/run`, each place gets half of them, in turn.
+    `FUZZ_EXAMPLES=200` tries all values everywhere; by default each place gets a quarter of them, in turn.
     """
     target = Target("place", _plan, [])
     outcome_of_seed(target, SEEDS[form])

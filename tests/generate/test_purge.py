@@ -285,7 +285,7 @@ def own(name: str, **kwargs: Any) -> dict[str, Any]:
     return {"class": name, "module_path": __name__, "kwargs": kwargs}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     seed=st.integers(0, 10**6), share=st.sampled_from([0.0, 0.2, 0.6]), ahead=st.integers(1, 6), fill=st.booleans(),
     sliding=st.booleans(),

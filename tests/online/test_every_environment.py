@@ -99,7 +99,7 @@ def life(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     market = Market(folder / "data", prices())
     runs, uri = f"folder:{folder}/runs", f"sqlite:///{folder}/tasks.db"
     if tracker == "mlflow":
-        shutil.copyfile(request.getfixturevalue("mlflow_template"), folder / "mlflow.db")
+        request.getfixturevalue("kept_database")(folder / "cache")
         runs = f"sqlite:///{folder}/mlflow.db"
     if store == "postgres":
         server: PostgresServer = request.getfixturevalue("postgres")

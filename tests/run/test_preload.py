@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+
+@pytest.fixture(autouse=True)
+def _new_machine(_own_places: None) -> None:
+    """The cache is empty: no database of MLflow has been created before."""
+    shutil.rmtree(os.environ["ROLLFORGE_CACHE"])
+
 
 PRELOADED = """
 import gc, sys

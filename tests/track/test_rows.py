@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import shutil
 import sqlite3
 import threading
 import time
@@ -446,6 +447,8 @@ def test_a_damaged_database_in_the_cache_is_replaced(damage: str, tmp_path: Path
     MLflowTracker(f"sqlite:///{tmp_path}/first/mlflow.db").prepare()
     kept = database._kept()
     if damage == "another version":
+        shared = kept.rename(tmp_path / "shared.db")  # with other tests
+        shutil.copyfile(shared, kept)
         with closing(sqlite3.connect(kept)) as connection:
             connection.execute("UPDATE alembic_version SET version_num = 'ffffffffffff'")
             connection.commit()
