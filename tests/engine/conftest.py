@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
 import tempfile
@@ -38,6 +39,19 @@ def own_ray() -> Iterator[None]:
     ):
         patch.setenv("RAY_TMPDIR", folder)
         patch.setenv("RAY_AUTH_MODE", "disabled")
+        yield
+
+
+@pytest.fixture(scope="package", autouse=True)
+def patient_dask() -> Iterator[None]:
+    """Let clusters of Dask wait for workers that were killed. By default, a worker that is not back 15 s after its death, or
+    has died again by then, is given up, and no other one is started."""
+    if importlib.util.find_spec("distributed") is None:
+        yield
+        return
+    import dask
+
+    with dask.config.set({"distributed.deploy.lost-worker-timeout": "1 hour"}):
         yield
 
 

@@ -236,3 +236,22 @@ def test_a_task_is_free_as_soon_as_its_process_is_known_to_have_ended(
     with meanwhile(kill):
         run(*[{**stamp(stamps, 100.0), "end": str(end)}] * 2, max_attempts=3)
     check(run, stamps, 2, lost=1)
+
+
+def test_a_worker_that_dask_gives_up_is_replaced(stamps: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a cluster that is started for the job: Dask gives up a worker that dies and is not back soon."""
+    import dask
+
+    monkeypatch.setattr("rollforge.engine.dask._REPLACE_SECONDS", 2.0)
+    run = RunTasks(Dask(jobs=1, silence=SILENCE), tmp_path)
+    end = tmp_path / "end"
+
+    def kill() -> None:
+        first = wait_for(lambda: running(stamps, 0), "task 0")
+        os.kill(first.agent, signal.SIGKILL)
+        wait_for(lambda: len(tracks(stamps)[0]) > 1, "another attempt", 120.0)
+        end.touch()
+
+    with dask.config.set({"distributed.deploy.lost-worker-timeout": "10ms"}), meanwhile(kill):
+        run({**stamp(stamps, 300.0), "end": str(end)}, max_attempts=3)
+    check(run, stamps, 1, lost=1)

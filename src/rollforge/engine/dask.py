@@ -41,6 +41,7 @@ log = logging.getLogger(__name__)
 
 _STOP_SECONDS = 5.0  # that all agents have to end
 _ANSWER_SECONDS = 5.0  # that the scheduler has to answer
+_REPLACE_SECONDS = 20.0  # after which a worker that has not come back is replaced; Dask gives it up after 15 s
 _HEARTBEAT_SECONDS = 15.0  # that the last heartbeat of a worker may be older than that of another one
 
 
@@ -336,6 +337,9 @@ class DaskEngine:
         self._avoided: dict[tuple[str, object], float] = {}  # worker and its folder -> until when
         self._client: Client | None = None
         self._cluster: Any = None
+        self._workers = 0  # of a cluster that was started here
+        self._complete = 0.0
+        """When that cluster had all its workers for the last time."""
         self._setup: Setup | None = None
         self._checked: set[TaskResources] = set()
 
@@ -346,8 +350,9 @@ class DaskEngine:
         address = self._address
         if address == "":
             cpus = max(size.cpus for size in in_order(wanted, self._resources).values())
+            self._workers = self._resources.for_tasks(sum(wanted.values())).agents(available_cores() // cpus)
             self._cluster = address = LocalCluster(
-                n_workers=self._resources.for_tasks(sum(wanted.values())).agents(available_cores() // cpus),
+                n_workers=self._workers,
                 threads_per_worker=cpus,
                 dashboard_address=":0",
                 processes=True,
@@ -372,6 +377,7 @@ class DaskEngine:
         # Not scheduler_info(), whose workers may be missing for a moment while the client updates it by itself.
         found = self._client.sync(self._client.scheduler.identity, n_workers=-1, callback_timeout=_ANSWER_SECONDS)
         workers: Mapping[str, Mapping[str, Any]] = found["workers"]
+        self._replace_workers(len(workers))
         silent = _silent(workers)
         for ref in self._agents.values():
             # A nanny starts a new worker at the same address, with another folder.
@@ -387,6 +393,20 @@ class DaskEngine:
         }
         self._start_missing(wanted, workers, avoided | silent, avoided)
         return dict(self._agents)
+
+    def _replace_workers(self, found: int) -> None:
+        """Start workers of a cluster that was started here in place of those that Dask has given up.
+
+        It gives up a worker that has died and is not back in time, as on a busy machine; without this, tasks would wait
+        forever for the last worker.
+        """
+        now = time.monotonic()
+        if found >= self._workers:
+            self._complete = now
+        elif now - self._complete > _REPLACE_SECONDS:
+            self._complete = now
+            ended = sum(nanny.status.name in ("closed", "failed") for nanny in self._cluster.workers.values())
+            self._cluster.scale(self._workers + ended)
 
     def _start_missing(
         self, wanted: Mapping[TaskResources, int], workers: Mapping[str, Mapping[str, Any]], closed: set[str],
