@@ -38,6 +38,7 @@ def dask_cluster() -> Iterator[Any]:
 @pytest.mark.slow
 class TestDask(ClusterSuite):
     large_bytes = LARGE
+    many_tasks = 300
     hold_seconds = HOLD_SECONDS
 
     @pytest.fixture
@@ -70,6 +71,7 @@ def ray_cluster() -> Iterator[None]:
 @pytest.mark.slow
 class TestRay(ClusterSuite):
     large_bytes = LARGE
+    many_tasks = 300
     hold_seconds = HOLD_SECONDS
 
     @pytest.fixture

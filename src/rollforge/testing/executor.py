@@ -113,6 +113,8 @@ class ExecutorSuite:
 
     large_bytes = 20_000_000
     """Size of a large result."""
+    many_tasks = 1000
+    """How many short tasks are run one after the other."""
 
     @pytest.fixture
     def executor(self) -> Executor:
@@ -170,7 +172,7 @@ class ExecutorSuite:
         assert len(done.result) == self.large_bytes
 
     def test_many_short_tasks(self, run: RunTasks) -> None:
-        assert [t.result for t in run(*[{}] * 1000)] == list(range(1000))
+        assert [t.result for t in run(*[{}] * self.many_tasks)] == list(range(self.many_tasks))
 
     def test_events_are_reported_in_order(self, run: RunTasks) -> None:
         events: list[Event] = []
