@@ -662,6 +662,13 @@ class TestMongoStore(TaskStoreSuite):
         """The tasks of a submission that is kept are about to be created."""
         _check_kept_meanwhile(self.make_store, mongo, monkeypatch)
 
+    def test_a_chain_is_not_followed_for_a_new_task(self, store: TaskStore, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A new task, on which nothing depends, cannot close a cycle, so its dependencies are not read."""
+        (first,) = store.create("p", [{"x": 0}])
+        (second,) = store.create("p", [{"x": 1}], depends_on=[first.id])
+        monkeypatch.setattr(mongo, "dependencies_of", None)
+        store.create("p", [{"x": 2}], depends_on=[second.id])
+
     @pytest.mark.parametrize(("query", "expected"), TaskStoreSuite.QUERIES)
     def test_a_query_has_mongodbs_meaning(self, store: TaskStore, query: dict[str, Any], expected: set[int]) -> None:
         """The emulator does not support indexes of lists, or comparisons of lists, objects and booleans."""

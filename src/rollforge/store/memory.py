@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
@@ -31,7 +33,8 @@ from rollforge.store.base import (
     wall_clock,
 )
 from rollforge.store.codec import decode_result, encode_result, tasks_of_info
-from rollforge.store.query import COLUMNS, And, Node, matches, only_about, parse_query
+from rollforge.store.memory_pool import ALL, MemoryPool
+from rollforge.store.query import COLUMNS, And, Node, by_id, matches, only_about, parse_query
 from rollforge.task import Attempt, Cause, Definition, Status, TaskRecord, decode, digest, encode, searchable, to_plain
 
 __all__ = ["MemoryStore"]
@@ -66,11 +69,9 @@ class MemoryStore:
         self._changed = threading.Condition(self._lock)
         self._changes: dict[str, int] = {}
         self._seen = threading.local()
-        self._pools: dict[str, dict[str, TaskRecord]] = {}
+        self._pools: dict[str, MemoryPool] = {}
         self._paused: set[str] = set()
         self._submissions: dict[str, dict[str, tuple[float, str]]] = {}
-        self._batches: dict[str, dict[str, set[str]]] = {}
-        self._creations: dict[str, dict[str, str]] = {}
         self._token = 0
 
     # -- creating ------------------------------------------------------------------------------------------------------
@@ -93,10 +94,10 @@ class MemoryStore:
         encoded = [(digest(d), encode(d)) for d in definitions]  # all of them, before anything is stored
         dependencies = tuple(sorted(set(depends_on)))
         with self._lock:
-            tasks = self._pools.setdefault(pool, {})
-            self._check_dependencies(pool, tasks, {task_id for task_id, _ in encoded}, dependencies)
-            created = self._creations.setdefault(pool, {})
-            before = {i for i in created if i in tasks and created[i] == creation} if creation else set()
+            kept = self._pools.setdefault(pool, MemoryPool())
+            tasks, created = kept.tasks, kept.creations
+            self._check_dependencies(pool, {task_id for task_id, _ in encoded}, dependencies)
+            before = {i for i, _ in encoded if creation and created.get(i) == creation}
             made = []
             for (task_id, text), name in zip(encoded, names, strict=True):
                 known = tasks.get(task_id)
@@ -112,25 +113,24 @@ class MemoryStore:
                 used = submission if submission and known.status is not Status.DONE else known.submission
                 if (name or known.model_name, used) != (known.model_name, known.submission):
                     self._put(replace(known, model_name=name or known.model_name, submission=used))
-            if any(c.new for c in made):
-                self._propagate(pool, dependencies)
+            if dependencies:
+                self._propagate(pool, [c.id for c in made if c.new])
             if batch:
                 self.add_to_batch(pool, batch, [c.id for c in made])
             return repeated_answer(made, before)
 
     def add_to_batch(self, pool: str, batch: str, ids: Sequence[str]) -> None:
         with self._lock:
-            there = self._pools.get(pool, {}).keys()
-            self._batches.setdefault(pool, {}).setdefault(batch, set()).update(there & set(ids))
+            if pool in self._pools:
+                self._pools[pool].add_to_batch(batch, ids)
 
-    def _check_dependencies(
-        self, pool: str, tasks: Mapping[str, TaskRecord], ids: set[str], dependencies: Sequence[str]
-    ) -> None:
-        require_dependencies(pool, set(dependencies) - tasks.keys() - ids)
-        self._check_acyclic(tasks, ids, dependencies)
-
-    def _check_acyclic(self, tasks: Mapping[str, TaskRecord], ids: set[str], dependencies: Sequence[str]) -> None:
-        refuse_cycles(ids, dependencies, lambda some: {d for t in some if t in tasks for d in tasks[t].depends_on})
+    def _check_dependencies(self, pool: str, ids: set[str], dependencies: Sequence[str]) -> None:
+        kept, wanted = self._pools[pool], set(dependencies)
+        require_dependencies(pool, wanted - kept.tasks.keys() - ids)
+        if kept.dependents(ids) or ids & wanted:  # tasks on which nothing depends cannot be part of a cycle
+            refuse_cycles(
+                ids, dependencies, lambda some: {d for t in some if t in kept.tasks for d in kept.tasks[t].depends_on}
+            )
 
     def keep_submission(self, pool: str, info: Mapping[str, object]) -> str:
         key = digest(info)
@@ -145,20 +145,21 @@ class MemoryStore:
             return {k: decode(text) for k, (_, text) in self._submissions.get(pool, {}).items() if k not in known}
 
     def open_submissions(self, pool: str) -> set[str]:
-        return {t.submission for t in self.query(pool, results=False) if t.status in _UNFINISHED}
+        with self._lock:
+            return {t.submission for t in self._tasks(pool) if t.status in _UNFINISHED}
 
     def put(self, pool: str, records: Iterable[TaskRecord]) -> int:
         with self._lock:
-            tasks = self._pools.setdefault(pool, {})
+            tasks = self._pools.setdefault(pool, MemoryPool()).tasks
             new = [r for r in records if r.id not in tasks]
             for record in new:
                 status = record.stage_from if record.status is Status.RUNNING else record.status
                 self._put(replace(record, pool=pool, status=status, token=0, lease_until=None, available_at=0.0))
-            self._propagate(pool, [d for r in new for d in (r.id, *r.depends_on)])
+            self._propagate(pool, [r.id for r in new])
             return len(new)
 
     def _put(self, task: TaskRecord) -> TaskRecord:
-        self._pools[task.pool][task.id] = task
+        self._pools[task.pool].put(task)
         self._notify(task.pool)
         return task
 
@@ -167,19 +168,19 @@ class MemoryStore:
         self._changed.notify_all()
 
     def _propagate(self, pool: str, changed: Iterable[str]) -> None:
-        """Update the tasks that depend on `changed` ones, which can be claimed, wait or fail, and their dependents."""
-        tasks, changed = self._pools.get(pool, {}), set(changed)
-        while changed:
+        """Update changed tasks and those that depend on them, which can be claimed, wait or fail, and their dependents."""
+        kept, changed = self._pools[pool], set(changed)
+        affected = (changed & kept.unmet_dependencies.keys()) | kept.dependents(changed)
+        while affected:
             failed = set()
-            for task in [t for t in tasks.values() if changed & set(t.depends_on)]:
-                states = {d: tasks[d].status if d in tasks else Status.FAILED for d in task.depends_on}
-                blocked = any(s is not Status.DONE for s in states.values())
-                failed_dependencies = sorted(d for d, s in states.items() if s is Status.FAILED)
-                task = self._put(replace(task, blocked=blocked))
+            for task in kept.in_order(affected):
+                blocked, failed_dependencies = bool(kept.unmet_dependencies[task.id]), kept.broken_dependencies[task.id]
+                if blocked is not task.blocked:
+                    task = self._put(replace(task, blocked=blocked))
                 if failed_dependencies and task.status is Status.WAITING:
                     failed.add(task.id)
-                    self._put(transitions.dependency_failed(task, failed_dependencies[0], now=self._clock()))
-            changed = failed
+                    self._put(transitions.dependency_failed(task, min(failed_dependencies), now=self._clock()))
+            affected = kept.dependents(failed)
 
     # -- working -------------------------------------------------------------------------------------------------------
 
@@ -207,41 +208,43 @@ class MemoryStore:
             now = self._clock()
             self._token += 1  # one counter per store, so that old claims on a recreated task are stale
 
-            def is_free(t: TaskRecord) -> bool:
-                return t.status is status and not t.blocked and t.available_at <= now and not _avoided(t, avoid, now)
-
-            free = self._matching(pool, node, batch, is_free)
-            free.sort(key=lambda t: -t.priority)  # a stable sort: oldest first within a priority
+            places = self._pools[pool].free(status, batch) if pool in self._pools else iter(())
+            free = _matching(node, (t for t in places if t.available_at <= now and not _avoided(t, avoid, now)))
             running = [
                 transitions.claimed(task, worker=worker, token=self._token, lease=lease, now=now)
-                for task in free[:limit]
+                for task in itertools.islice(free, limit)
             ]
             claimed = [self._put(replace(task, extra={"claim": claim})) for task in running]
             return [_given_out(t, status) for t in claimed]
 
     def _given(self, pool: str, claim: str) -> list[TaskRecord]:
         """Return the tasks that an earlier call with the same claim identity was given."""
-        tasks = self._pools.get(pool, {}).values()
-        held = [t for t in tasks if t.status is Status.RUNNING and t.extra.get("claim") == claim]
-        return sorted(held, key=lambda t: -t.priority)
+        return sorted((t for t in self._running(pool) if t.extra.get("claim") == claim), key=lambda t: -t.priority)
+
+    def _running(self, pool: str) -> list[TaskRecord]:
+        kept = self._pools.get(pool)
+        return kept.in_order(kept.held) if kept else []
 
     def expire(self, pool: str) -> None:
         with self._lock:
             now = self._clock()
-            for task in list(self._pools.get(pool, {}).values()):
-                if task.status is Status.RUNNING and task.lease_until is not None and task.lease_until <= now:
+            for task in self._running(pool):
+                if task.lease_until is not None and task.lease_until <= now:
                     self._put(transitions.expired(task, now=now))
-                    self._propagate(pool, [task.id, *task.depends_on])
+                    self._propagate(pool, [task.id])
+
+    def _task(self, pool: str, task_id: str) -> TaskRecord | None:
+        return self._pools[pool].tasks.get(task_id) if pool in self._pools else None
 
     def _held(self, claim: TaskRecord) -> TaskRecord:
-        task = self._pools.get(claim.pool, {}).get(claim.id)
+        task = self._task(claim.pool, claim.id)
         if task is None or task.status is not Status.RUNNING or task.token != claim.token:
             raise LeaseLost(stale_message(claim))
         return task
 
     def _ended_before(self, claim: TaskRecord, ending: str) -> Status | None:
         """Return the status of a task that this claim has ended with the same call, whose answer may have been lost."""
-        task = self._pools.get(claim.pool, {}).get(claim.id)
+        task = self._task(claim.pool, claim.id)
         same = task is not None and task.token == claim.token and task.extra.get("ending") == ending
         return task.status if task is not None and same else None
 
@@ -270,7 +273,7 @@ class MemoryStore:
             kept = None if reason is None else storable_text(reason)
             given = transitions.given_back(held, status, kept, now=self._clock())
             self._put(replace(given, extra={"ending": ending}))
-            self._propagate(task.pool, [task.id, *held.depends_on])
+            self._propagate(task.pool, [task.id])
 
     def fail(
         self, task: TaskRecord, error: str, cause: Cause = Cause.RAISED, log: str = "", attempts: int = 1
@@ -284,37 +287,37 @@ class MemoryStore:
                 held, storable_text(error), cause, attempts=attempts, log=trim_log(log), now=self._clock()
             )
             self._put(replace(ended, extra={"ending": "fail"}))
-            self._propagate(task.pool, [task.id, *held.depends_on])
+            self._propagate(task.pool, [task.id])
             return ended.status
 
     def restore_attempts(self, pool: str, worker: str, ids: Sequence[str]) -> list[str]:
         with self._lock:
-            tasks = self._pools.get(pool, {})
-            found = [tasks[i] for i in dict.fromkeys(ids) if i in tasks]
+            found = [task for i in dict.fromkeys(ids) if (task := self._task(pool, i))]
             theirs = [t for t in found if transitions.restored(t, worker) is not t]
             for task in theirs:
                 self._put(transitions.restored(task, worker))
             waiting = [t.id for t in theirs if t.status is Status.FAILED]
-            self._propagate_again(pool, waiting + self._retry_dependents(pool, waiting))
+            if waiting:
+                self._propagate(pool, waiting + self._retry_dependents(pool, waiting))
             return sorted(t.id for t in theirs)
 
     def release_worker(
         self, pool: str, worker: str, error: str | None, cause: Cause = Cause.KILLED
     ) -> list[TaskRecord]:
         with self._lock:
-            held = [t for t in self._pools.get(pool, {}).values() if t.status is Status.RUNNING and t.worker == worker]
+            held = [t for t in self._running(pool) if t.worker == worker]
             for task in held:
                 if error is None:
                     self.give_back(task)
                 else:
                     self.fail(task, error, cause, task.log)
-            return [self._pools[pool][t.id] for t in held]
+            return [self._pools[pool].tasks[t.id] for t in held]
 
     # -- reading -------------------------------------------------------------------------------------------------------
 
     def get(self, pool: str, task_id: str) -> TaskRecord:
         with self._lock:
-            task = self._pools.get(pool, {}).get(task_id)
+            task = self._task(pool, task_id)
         if task is None:
             raise task_not_found(pool, task_id)
         return task
@@ -339,36 +342,38 @@ class MemoryStore:
 
     def pages(self, pool: str, size: int) -> Iterator[list[str]]:
         with self._lock:
-            ids = list(self._pools.get(pool, {}))
+            ids = [t.id for t in self._tasks(pool)]
         for start in range(0, len(ids), size):
             yield ids[start : start + size]
 
     def has_free(self, pool: str, status: Status, query: Query | None = None, *, batch: str = "") -> bool:
         node = parse_query(query)
         with self._lock:
-            return bool(self._matching(pool, node, batch, lambda t: t.status is status and not t.blocked))
+            return pool in self._pools and any(_matching(node, self._pools[pool].free(status, batch)))
 
-    def _matching(
-        self, pool: str, node: Node, batch: str = "", among: Callable[[TaskRecord], bool] | None = None
-    ) -> list[TaskRecord]:
-        """Return the tasks that match a query, of those for which a function returns True."""
-        tasks = self._pools.get(pool, {})
-        members = self._batches.get(pool, {}).get(batch, set()) if batch else tasks
-        found = [t for i, t in tasks.items() if i in members and (among is None or among(t))]
-        if node == And(()):  # an empty query
-            return found
-        document = _columns if only_about(node, *COLUMNS.values()) else _document
-        return [t for t in found if matches(node, document(t))]
+    def _tasks(self, pool: str, batch: str = ALL) -> list[TaskRecord]:
+        kept = self._pools.get(pool)
+        return kept.in_order(kept.members(batch)) if kept else []
+
+    def _matching(self, pool: str, node: Node, batch: str = ALL) -> list[TaskRecord]:
+        """Return the tasks that match a query, oldest first."""
+        ids, rest = by_id(node)
+        if ids is None or pool not in self._pools:
+            return list(_matching(node, self._tasks(pool, batch)))
+        kept = self._pools[pool]
+        return list(_matching(rest, kept.in_order(kept.members(batch) & ids)))
 
     def count(self, pool: str, query: Query | None = None, *, batch: str = "") -> dict[Status, int]:
-        counts: dict[Status, int] = {}
-        for task in self.query(pool, query, batch=batch, results=False):
-            counts[task.status] = counts.get(task.status, 0) + 1
-        return counts
+        node = parse_query(query)
+        with self._lock:
+            if only_about(node, "status"):
+                counts = self._pools[pool].counts(batch) if pool in self._pools else {}
+                return {s: n for s, n in counts.items() if matches(node, {"status": s.value})}
+            return dict(Counter(t.status for t in self._matching(pool, node, batch)))
 
     def pools(self) -> list[str]:
         with self._lock:
-            return sorted(name for name, tasks in self._pools.items() if tasks)
+            return sorted(name for name, kept in self._pools.items() if kept.tasks)
 
     def workers(self, pool: str, since: float | None) -> dict[str, Work]:
         by_worker: dict[str, Work] = {}
@@ -388,7 +393,7 @@ class MemoryStore:
     def past_attempts(self, pool: str, limit: int) -> list[tuple[str, Attempt]]:
         """Return the latest attempts in the histories of the tasks of a pool, with the ids of the tasks."""
         with self._lock:
-            found = [(t.id, replace(one, error=None)) for t in self._pools.get(pool, {}).values() for one in t.history]
+            found = [(t.id, replace(one, error=None)) for t in self._tasks(pool) for one in t.history]
         return sorted(found, key=lambda pair: (-pair[1].ended_at, -pair[1].number))[:limit]
 
     def paused(self, pool: str) -> bool:
@@ -407,32 +412,28 @@ class MemoryStore:
         with self._lock:
             gone = self._matching(pool, node)
             for task in gone:
-                del self._pools[pool][task.id]
-                self._creations.get(pool, {}).pop(task.id, None)
-            self._leave_batches(pool, {t.id for t in gone})
+                self._pools[pool].discard(task.id)
             self._forget_submissions(pool)
-            self._propagate(pool, [t.id for t in gone])
+            if gone:
+                self._propagate(pool, [t.id for t in gone])
             self._notify(pool)
         return len(gone)
 
     def _forget_submissions(self, pool: str) -> None:
-        used, old = {t.submission for t in self._pools.get(pool, {}).values()}, self._clock() - SUBMISSION_SECONDS
-        kept, tasks = self._submissions.get(pool, {}), self._pools.get(pool, {})
-        self._submissions[pool] = {
-            key: (at, text)
-            for key, (at, text) in kept.items()
-            if key in used or at > old or not tasks.keys().isdisjoint(tasks_of_info(text))
-        }
-
-    def _leave_batches(self, pool: str, ids: set[str]) -> None:
-        left = {name: members - ids for name, members in self._batches.get(pool, {}).items()}
-        self._batches[pool] = {name: members for name, members in left.items() if members}
+        kept, limit = self._submissions.get(pool, {}), self._clock() - SUBMISSION_SECONDS
+        old = {key: text for key, (at, text) in kept.items() if at <= limit}
+        if not old:
+            return
+        tasks = self._tasks(pool)
+        used, ids = {t.submission for t in tasks}, {t.id for t in tasks}
+        for key, text in old.items():
+            if key not in used and ids.isdisjoint(tasks_of_info(text)):
+                del kept[key]
 
     def set_status(self, pool: str, query: Query | None, status: Status) -> int:
         refuse_running(status)
         with self._lock:
             ids = self._change(pool, query, lambda t: _stale(t, transitions.with_status(t, status, now=self._clock())))
-            self._propagate(pool, [d for i in ids for d in self._pools[pool][i].depends_on])
         return len(ids)
 
     def prioritize(self, pool: str, query: Query | None, priority: int) -> int:
@@ -443,23 +444,20 @@ class MemoryStore:
         with self._lock:
             failed: Query = {"$and": [dict(query or {}), {"status": Status.FAILED.value}]}
             ids = self._change(pool, failed, _again, propagate=False)
-            ids = ids + self._retry_dependents(pool, ids)
-            self._propagate_again(pool, ids)
+            if ids:
+                ids = ids + self._retry_dependents(pool, ids)
+                self._propagate(pool, ids)
             return len(ids)
 
     def _retry_dependents(self, pool: str, ids: list[str]) -> list[str]:
         """Reset tasks that failed only because they depend on tasks that wait again."""
-        found: list[str] = []
+        kept, found = self._pools[pool], []
         while ids:
-            theirs = [t.id for t in self._pools[pool].values() if set(ids) & set(t.depends_on)]
-            with_them: Query = {"_id": {"$in": theirs}, "status": "failed", "cause": "dependency"}
-            ids = self._change(pool, with_them, _again, propagate=False)
+            theirs = kept.in_order(kept.dependents(ids))
+            failed = [t for t in theirs if t.status is Status.FAILED and t.cause is Cause.DEPENDENCY]
+            ids = [self._put(_again(t)).id for t in failed]
             found += ids
         return found
-
-    def _propagate_again(self, pool: str, ids: Sequence[str]) -> None:
-        tasks = self._pools.get(pool, {})
-        self._propagate(pool, [*ids, *(d for i in ids for d in tasks[i].depends_on)])
 
     def cancel(self, pool: str, query: Query | None = None) -> int:
         def end(task: TaskRecord) -> TaskRecord:
@@ -474,7 +472,7 @@ class MemoryStore:
         node = parse_query(query)
         with self._lock:
             ids = [self._put(change(task)).id for task in self._matching(pool, node)]
-            if propagate:
+            if propagate and ids:
                 self._propagate(pool, ids)
         return ids
 
@@ -486,32 +484,26 @@ class MemoryStore:
     def replace(self, pool: str, task_id: str, definition: Mapping[str, object]) -> str:
         new_id, kept = digest(definition), decode(encode(definition))
         with self._lock:
-            old, known = self.get(pool, task_id), self._pools[pool]
+            old, tasks = self.get(pool, task_id), self._pools[pool].tasks
             fresh = TaskRecord(
                 id=new_id, pool=pool, definition=kept, priority=old.priority, max_attempts=old.max_attempts,
                 created_at=self._clock(), token=old.token + 1, depends_on=old.depends_on, model_name=old.model_name,
                 submission=old.submission,
             )  # fmt: skip
-            if new_id != task_id and new_id in known:
-                both = tuple(sorted({*known[new_id].depends_on, *old.depends_on}))
-                tasks = {k: t for k, t in known.items() if k != task_id}
-                tasks[new_id] = replace(known[new_id], depends_on=both)
-            else:
-                tasks = {(new_id if k == task_id else k): (fresh if k == task_id else t) for k, t in known.items()}
-            for key, task in tasks.items():
-                dependencies = {new_id if d == task_id else d for d in task.depends_on}
-                tasks[key] = replace(task, depends_on=tuple(sorted(dependencies)))
-            self._check_acyclic(tasks, {new_id}, tasks[new_id].depends_on)
-            self._pools[pool] = tasks
-            created = self._creations.setdefault(pool, {})
-            creation = created.pop(task_id, "")
-            if new_id == task_id or new_id not in known:  # it takes the place of the old task, including its creation
-                created[new_id] = creation
-            for members in self._batches.get(pool, {}).values():
-                if task_id in members:
-                    members.remove(task_id)
-                    members.add(new_id)
-            self._propagate(pool, [new_id, *tasks[new_id].depends_on])
+
+            def renamed(ids: Iterable[str]) -> set[str]:
+                return {new_id if d == task_id else d for d in ids}
+
+            if new_id != task_id and new_id in tasks:
+                known = tasks[new_id]
+                fresh = replace(known, depends_on=tuple(sorted(renamed([*known.depends_on, *old.depends_on]))))
+            refuse_cycles(
+                {new_id},
+                fresh.depends_on,
+                lambda some: {d for t in some if t in tasks for d in renamed(tasks[t].depends_on)},
+            )
+            self._pools[pool].replace(task_id, fresh)
+            self._propagate(pool, [new_id])
             self._notify(pool)
         return new_id
 
@@ -529,9 +521,16 @@ def _given_out(task: TaskRecord, status: Status) -> TaskRecord:
     return replace(task, result=task.result if status is Status.PART_DONE else None, history=())
 
 
+def _matching(node: Node, tasks: Iterable[TaskRecord]) -> Iterator[TaskRecord]:
+    if node == And(()):  # an empty query
+        return iter(tasks)
+    document = _columns if only_about(node, *COLUMNS.values()) else _document
+    return (t for t in tasks if matches(node, document(t)))
+
+
 def _light(task: TaskRecord) -> TaskRecord:
     """Return a task without its result and its history."""
-    return replace(task, result=None, history=())
+    return replace(task, result=None, history=()) if task.history or task.result is not None else task
 
 
 def _again(task: TaskRecord) -> TaskRecord:

@@ -25,6 +25,7 @@ __all__ = [
     "Node",
     "Not",
     "Or",
+    "by_id",
     "compare",
     "found_at",
     "is_plain_path",
@@ -306,6 +307,25 @@ def only_about(node: Node, *columns: str) -> bool:
     if isinstance(node, Not):
         return only_about(node.part, *columns)
     return node.path[0] in columns
+
+
+def by_id(node: Node) -> tuple[frozenset[str] | None, Node]:
+    """Return the ids to which a query restricts the tasks, or None if it does not, and the rest of the query.
+
+    Examples
+    --------
+    >>> by_id(parse_query({"_id": {"$in": ["a"]}, "status": "done"}))
+    (frozenset({'a'}), Compare(path=('status',), op='$eq', value='done'))
+    """
+    if isinstance(node, And):
+        parts = [by_id(part) for part in node.parts]
+        some = [ids for ids, _ in parts if ids is not None]
+        rest = tuple(part for _, part in parts if part != And(()))
+        return (frozenset.intersection(*some) if some else None), rest[0] if len(rest) == 1 else And(rest)
+    if isinstance(node, Compare) and node.path == ("id",) and node.op in ("$eq", "$in"):
+        values = node.value if node.op == "$in" else (node.value,)
+        return frozenset(v for v in values if isinstance(v, str)), And(())
+    return None, node
 
 
 def matches(node: Node, document: Mapping[str, object]) -> bool:
