@@ -3,6 +3,7 @@ isolated environment for each test."""
 
 from __future__ import annotations
 
+import faulthandler
 import logging
 import os
 import shutil
@@ -47,9 +48,28 @@ GOLDEN = Path(__file__).parent / "golden"
 FIELDS = ["open", "high", "low", "close", "volume", "vwap"]
 
 
+_stderr = pytest.StashKey[int]()
+
+
 def pytest_configure(config: pytest.Config) -> None:
+    config.stash[_stderr] = os.dup(2)  # what a test writes there is captured
     if os.environ.get("ROLLFORGE_REQUIRE"):  # a file that would be skipped as a whole does not stop the others
         config.option.continue_on_collection_errors = True
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """End this process if a test that exceeds its limit of time does not even end then.
+
+    The exception that pytest-timeout raises in the test is not the end where the test waits again on its way out: for a
+    process that it has started and does not kill, or for a thread. pytest-xdist starts another process for the other tests.
+    """
+    if limit := float(item.config.getoption("timeout") or item.config.getini("timeout") or 0):
+        faulthandler.dump_traceback_later(1.2 * limit, exit=True, file=item.config.stash[_stderr])
+    try:
+        return (yield)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -556,15 +556,18 @@ def test_the_command(file_uri: str, folder: Path, number: signal.Signals) -> Non
     fill(file_uri, folder).close()
     command = [sys.executable, "-m", "rollforge", "serve", "--ledger", file_uri, "http", "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        found = re.search(r"on http://127.0.0.1:(\d+)$", line)
-        assert found, (line, process.stderr and process.stderr.read())
-        with closing(http.client.HTTPConnection("127.0.0.1", int(found[1]), timeout=60)) as connection:
-            connection.request("GET", "/services/us/signals")
-            assert json.loads(connection.getresponse().read())["signals"] == {"A": 1.0}
-        process.send_signal(number)
-        _, errors = process.communicate(timeout=120)
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            found = re.search(r"on http://127.0.0.1:(\d+)$", line)
+            assert found, (line, process.stderr and process.stderr.read())
+            with closing(http.client.HTTPConnection("127.0.0.1", int(found[1]), timeout=60)) as connection:
+                connection.request("GET", "/services/us/signals")
+                assert json.loads(connection.getresponse().read())["signals"] == {"A": 1.0}
+            process.send_signal(number)
+            _, errors = process.communicate(timeout=120)
+        finally:
+            process.kill()
     assert (process.returncode, errors) == (0, "")
 
 

@@ -75,7 +75,10 @@ def _start(folder: Path, *command: str) -> subprocess.Popen[bytes]:
 
 def _succeed(folder: Path, *command: str) -> None:
     with _start(folder, *command) as process:
-        assert process.wait(300) == 0, (folder / "said").read_text()
+        try:
+            assert process.wait(300) == 0, (folder / "said").read_text()
+        finally:
+            process.kill()  # if it hangs; its end is waited for
 
 
 def _calls(folder: Path) -> list[str]:
