@@ -187,20 +187,45 @@ def test_a_kernel_that_another_process_compiles_is_awaited(cache: Path, monkeypa
         np.testing.assert_equal(doubled(NUMBERS), TWICE)
 
 
+def test_a_process_that_was_stopped_while_it_compiles_is_not_awaited(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor is one that was forked while another one compiled, which has the file of the lock open."""
+    waits, opened = jit._await, list[int]()
+
+    def kept_open(handle: Any, seconds: float) -> bool:
+        opened.append(os.dup(handle.fileno()))  # as a fork of the process does
+        return waits(handle, seconds)
+
+    monkeypatch.setattr(jit, "_LONG_PATIENCE", 0.1)
+    monkeypatch.setattr(jit, "_await", kept_open)
+    cache.mkdir()
+    with (cache / ".lock").open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with jit.one_at_a_time():
+            pass
+        fcntl.flock(other, fcntl.LOCK_UN)
+        with jit.one_at_a_time(), pytest.raises(BlockingIOError):
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    for descriptor in opened:
+        os.close(descriptor)
+
+
 def test_processes_compile_side_by_side_what_another_could_not_write(cache: Path) -> None:
     """The disk may be full: the code is not there when the lock becomes free, and nobody waits for a second one."""
     cache.mkdir()
     lock, waiting, compiling = cache / "full.o.lock", threading.Barrier(4), threading.Barrier(3)
 
     def compile_it() -> None:
-        waiting.wait(5)
+        waiting.wait(60)
         with jit._alone(cache / "full.o"):
-            compiling.wait(5)  # broken if they compile one after another
+            compiling.wait(60)  # broken if they compile one after another
 
     with lock.open("w") as other, concurrent.futures.ThreadPoolExecutor(3) as threads:
         fcntl.flock(other, fcntl.LOCK_EX)
         processes = [threads.submit(compile_it) for _ in range(3)]
-        waiting.wait(5)
+        waiting.wait(60)
         time.sleep(0.1)
         fcntl.flock(other, fcntl.LOCK_UN)
         for one in processes:

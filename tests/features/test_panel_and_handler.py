@@ -390,10 +390,10 @@ def test_eight_workers_share_one_copy(session: Session) -> None:
     pipes, workers = [], []
     for _ in range(8):
         ours, theirs = context.Pipe()
-        workers.append(context.Process(target=hold_a_window, args=(session, theirs)))
+        workers.append(context.Process(target=hold_a_window, args=(session, theirs), daemon=True))
+        workers[-1].start()
+        theirs.close()  # so that the end of a process is noticed
         pipes.append(ours)
-    for worker in workers:
-        worker.start()
     assert [pipe.recv() for pipe in pipes] == ["read"] * 8
     for pipe in pipes:
         pipe.send("all have read")
@@ -590,10 +590,10 @@ def test_two_processes_build_a_panel_once(session: Session) -> None:
     pipes, workers = [], []
     for _ in range(2):
         ours, theirs = context.Pipe(duplex=False)
-        workers.append(context.Process(target=build_in_process, args=(session, theirs)))
+        workers.append(context.Process(target=build_in_process, args=(session, theirs), daemon=True))
+        workers[-1].start()
+        theirs.close()  # so that the end of a process is noticed
         pipes.append(ours)
-    for worker in workers:
-        worker.start()
     answers = [pipe.recv() for pipe in pipes]
     for worker in workers:
         worker.join()

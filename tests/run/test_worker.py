@@ -557,16 +557,20 @@ from rollforge.run.trainer import TrainerR
 sys.stdout.write("begins\\n")
 sys.stdout.flush()
 try:
-    TrainerR("demo", train_func=len, jobs=1).train([{"x": 1}])
+    TrainerR("demo", train_func=max, jobs=1).train([{"x": 1}], default="x" * LETTERS)
 except ConfigError as exc:
     sys.exit(str(exc))
 """
 
 
-def test_a_script_without_a_guard_is_told_so(tmp_path: Path) -> None:
-    """The process that imports it ends where it would start processes, also if the script catches the error."""
+@pytest.mark.parametrize("letters", [1, 200_000])
+def test_a_script_without_a_guard_is_told_so(letters: int, tmp_path: Path) -> None:
+    """The process that imports it ends where it would start processes, also if the script catches the error.
+
+    It has not read its arguments then, which may be more than fits into a pipe.
+    """
     script = tmp_path / "script.py"
-    script.write_text(UNGUARDED, encoding="utf-8")
+    script.write_text(UNGUARDED.replace("LETTERS", str(letters)), encoding="utf-8")
     environment = {**os.environ, "ROLLFORGE_HOME": str(tmp_path / "home")}
     ended = subprocess.run(
         [sys.executable, str(script)], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False

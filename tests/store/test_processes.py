@@ -80,6 +80,7 @@ def test_the_task_of_a_killed_worker_is_taken_over(tmp_path: Path) -> None:
     ours, theirs = CONTEXT.Pipe(duplex=False)
     holder = CONTEXT.Process(target=hold, args=(uri, theirs))
     holder.start()
+    theirs.close()  # so that the end of the process is noticed
     held = ours.recv()
     assert holder.pid is not None
     os.kill(holder.pid, signal.SIGKILL)

@@ -186,6 +186,29 @@ def test_a_database_that_stays_locked_while_it_is_opened_is_reported(
             MLflowTracker(uri).prepare()
 
 
+def test_a_process_that_was_stopped_while_it_opened_the_database_is_not_awaited_forever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The error says how to find it. A process that was forked meanwhile, and has the file open, is not awaited at all."""
+    monkeypatch.setattr(database, "_LOCKED_SECONDS", 0.3)
+    monkeypatch.setattr(database, "_TELL_SECONDS", 0.1)
+    with database.locked(tmp_path / "mlflow.db"):
+        with pytest.raises(TrackingUnavailable, match=r"has been opening it for 0.3 s, .*fuser .*mlflow\.db\.lock"):
+            MLflowTracker(f"sqlite:///{tmp_path}/mlflow.db").prepare()
+        (number,) = (int(one) for one in os.listdir("/proc/self/fd") if _target(one).endswith("/.mlflow.db.lock"))
+        forked = os.dup(number)
+    assert "waiting for another process, which is opening" in caplog.text
+    MLflowTracker(f"sqlite:///{tmp_path}/mlflow.db").prepare()
+    os.close(forked)
+
+
+def _target(descriptor: str) -> str:
+    try:
+        return os.readlink(f"/proc/self/fd/{descriptor}")
+    except OSError:  # the folder itself
+        return ""
+
+
 def test_missing_and_deleted_runs_are_not_found(trackers: list[MLflowTracker]) -> None:
     tracker = trackers[0]
     run = tracker.create_run(tracker.create_experiment("e"), "first", {})

@@ -219,6 +219,8 @@ def _file_mark(file: str) -> str:
 
 _PATIENCE = 10.0
 """Seconds to wait for another process; compiling a kernel takes about one."""
+_LONG_PATIENCE = 60.0
+"""Seconds to wait for another process that compiles all kernels that it needs; this takes about ten."""
 
 
 @contextlib.contextmanager
@@ -234,9 +236,7 @@ def _alone(file: Path) -> Iterator[None]:
             handle = held.enter_context(lock.open("w"))
             held.callback(_unlink, lock)
             if not _locked(handle):
-                until = time.monotonic() + _PATIENCE
-                while not _locked(handle) and time.monotonic() < until:
-                    time.sleep(0.005)
+                _await(handle, _PATIENCE)
                 held.close()
         yield
 
@@ -247,6 +247,14 @@ def _locked(handle: TextIO) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def _await(handle: TextIO, seconds: float) -> bool:
+    """Wait for a lock, and return whether this process holds it then."""
+    until = time.monotonic() + seconds
+    while not (held := _locked(handle)) and time.monotonic() < until:
+        time.sleep(0.005)
+    return held
 
 
 def _unlink(file: Path) -> None:
@@ -278,9 +286,14 @@ def _write(file: Path, code: bytes) -> None:
 
 @contextlib.contextmanager
 def one_at_a_time() -> Iterator[None]:
-    """Hold a lock that excludes other processes that use the same folder of compiled code."""
+    """Hold a lock that excludes other processes that use the same folder of compiled code.
+
+    A process that holds it for a long time has been stopped, and is not awaited: both compile then.
+    """
     with contextlib.ExitStack() as held:
         with contextlib.suppress(OSError):  # without a writable folder nothing is shared
             cache_folder().mkdir(parents=True, exist_ok=True)
-            fcntl.flock(held.enter_context((cache_folder() / ".lock").open("w")), fcntl.LOCK_EX)
+            handle = held.enter_context((cache_folder() / ".lock").open("w"))
+            if _await(handle, _LONG_PATIENCE):
+                held.callback(fcntl.flock, handle, fcntl.LOCK_UN)  # a process that was forked has the file open, too
         yield

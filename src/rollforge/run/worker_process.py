@@ -311,10 +311,13 @@ class WorkerProcess:
         self._forget()
         os.ftruncate(self._log.fileno(), 0)
         ours, theirs = self._context.Pipe(duplex=True)
+        job = replace(self._job, on_death=None)
         process = self._context.Process(
             target=worker_main, name=_NAME,
             args=(
-                self._session, replace(self._job, on_death=None), theirs, Inherited(self._log.fileno()),
+                # What may be large follows with the first task: start() would wait forever for a process that has died
+                # before it read its arguments.
+                self._session, replace(job, query={}, kwargs={}), theirs, Inherited(self._log.fileno()),
                 self._log_file, drivers.registered(), self._modules,
                 # The locks of its GPUs last as long as the process, even if this one is killed.
                 () if self._share is None else tuple(map(Inherited, self._share.descriptors)),
@@ -329,7 +332,7 @@ class WorkerProcess:
         # A pickle is slightly longer than the result that it contains.
         self._messages = Messages(ours, 2 * LIMITS["result_size"].value + 2**20)
         self._process, self._pipe, self.ready, self._invalid_message = process, ours, False, ""
-        self._next_job = None
+        self._next_job = (self._session, job)
         self.failed = False
 
     def _forget(self) -> None:

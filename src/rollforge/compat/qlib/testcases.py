@@ -55,7 +55,10 @@ def _making(folder: Path) -> Iterator[bool]:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with folder.with_name(f".{folder.name}.lock").open("w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
-        yield not exists_qlib_data(folder)
+        try:
+            yield not exists_qlib_data(folder)
+        finally:
+            fcntl.flock(handle, fcntl.LOCK_UN)  # a process that was forked meanwhile has the file open, too
 
 
 def _adjust(market: Path) -> None:

@@ -37,16 +37,44 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 BUSY_MS = 60_000
+_LOCKED_SECONDS = 600.0  # many processes may open it one after another
+_TELL_SECONDS = 20.0
 
 
 @contextlib.contextmanager
 def locked(database: Path) -> Iterator[None]:
-    """Serialize opening: processes that open a new database at the same time crash in its migrations."""
+    """Serialize opening: processes that open a new database at the same time crash in its migrations.
+
+    Raises
+    ------
+    TimeoutError
+        If another process holds the lock for minutes, because it has been stopped.
+    """
     import fcntl
 
-    with (database.parent / f".{database.name}.lock").open("a") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
+    file = database.parent / f".{database.name}.lock"
+    began = told = time.monotonic()
+    with file.open("a") as handle:
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                now = time.monotonic()
+                if now - began > _LOCKED_SECONDS:
+                    raise TimeoutError(
+                        f"another process has been opening it for {_LOCKED_SECONDS:g} s, and has probably been stopped. "
+                        f"'fuser {file}' names it"
+                    ) from None
+                if now - told > _TELL_SECONDS:
+                    told = now
+                    log.warning("waiting for another process, which is opening %s", database)
+                time.sleep(0.01)
+            else:
+                break
+        try:
+            yield
+        finally:
+            fcntl.flock(handle, fcntl.LOCK_UN)  # a process that was forked meanwhile has the file open, too
 
 
 def create_database(database: Path) -> None:
