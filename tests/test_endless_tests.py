@@ -26,7 +26,7 @@ def test_after():
 
 @pytest.mark.slow
 def test_a_test_that_waits_again_after_its_limit_of_time_fails(tmp_path: Path) -> None:
-    """It says where it waits, and the tests after it run."""
+    """The stacks of its threads are shown, and the tests after it run."""
     (tmp_path / "test_endless.py").write_text(ENDLESS)
     (tmp_path / "pytest.ini").write_text("[pytest]\ntimeout = 5\n")
     here = Path(__file__).parent
