@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -149,21 +151,24 @@ def _overlaps(members: Sequence[ExpectedWindow], calendar: Days) -> list[str]:
     """Report each pair of windows of one model that share trading days; `members` are sorted by start."""
     notes: list[str] = []
     open_ones: list[ExpectedWindow] = []
-    more = 0
+    stops: list[int] = []
+    pairs = 0
     for window in members:
+        own = _within(calendar, window.start, window.end)
+        if own.start < own.stop:
+            pairs += len(stops) - bisect.bisect_right(stops, own.start)
+        bisect.insort(stops, own.stop)
+        if len(notes) == _MAX_PAIRS:  # further pairs are only counted
+            continue
         open_ones = [w for w in open_ones if w.end >= window.start]
         for earlier in open_ones:
             shared = calendar[_within(calendar, window.start, min(earlier.end, window.end))]
-            if not len(shared):
-                continue
-            if len(notes) < _MAX_PAIRS:
+            if len(shared) and len(notes) < _MAX_PAIRS:
                 both = counted(len(shared), _unit(calendar))
                 notes.append(f"{earlier.key} and {window.key} overlap: both test {_span(shared)} ({both})")
-            else:
-                more += 1
         open_ones.append(window)
-    if more:
-        notes.append(f"{more} more pairs of windows overlap")
+    if pairs > len(notes):
+        notes.append(f"{pairs - len(notes)} more pairs of windows overlap")
     return notes
 
 
@@ -177,16 +182,16 @@ def _untested(groups: Mapping[str, Sequence[ExpectedWindow]], calendar: Days) ->
     for row, members in zip(tested, groups.values(), strict=True):
         for window in members:
             row[_within(calendar, window.start, window.end)] = True
-    names = list(groups)
-    notes = []
+    names, pattern = list(groups), _pattern(tested)
+    by_start, by_end = (sorted(everything, key=attrgetter(name)) for name in ("start", "end"))
+    notes: dict[str, None] = {}  # a gap that several models share is reported only once
     for row in tested:
-        for run in _runs(_pattern(tested) * ~row, whole):
+        for run in _runs(pattern * ~row, whole):
             others = [name for name, other in zip(names, tested, strict=True) if other[run.start]]
             lacking = [name for name, other in zip(names, tested, strict=True) if not other[run.start]]
-            note = _untested_run(everything, calendar[run], others, lacking)
-            if note not in notes:  # report a gap that several models share only once
-                notes.append(note)
-    return notes
+            text = _lacking_models(calendar[run], others, lacking) if others else _gap(by_start, by_end, calendar[run])
+            notes[text] = None
+    return list(notes)
 
 
 def _pattern(tested: NDArray[np.bool_]) -> NDArray[np.int64]:
@@ -208,16 +213,18 @@ def _runs(numbers: NDArray[np.int64], within: slice) -> Iterator[slice]:
         start = stop
 
 
-def _untested_run(
-    everything: Sequence[ExpectedWindow], days: Days, others: Sequence[str], lacking: Sequence[str]
-) -> str:
-    if others:
-        verb, them = ("has", "tests") if len(lacking) == 1 else ("have", "tests")
-        them = them if len(others) == 1 else "test"
-        count = counted(len(days), _unit(days))
-        return f"{_listed(lacking)} {verb} no window for {_span(days)} ({count}), which {_listed(others)} {them}"
-    before = max((w for w in everything if w.end < days[0]), key=lambda w: w.end)
-    after = min((w for w in everything if w.start > days[-1]), key=lambda w: w.start)
+def _lacking_models(days: Days, others: Sequence[str], lacking: Sequence[str]) -> str:
+    verb, them = ("has", "tests") if len(lacking) == 1 else ("have", "tests")
+    them = them if len(others) == 1 else "test"
+    count = counted(len(days), _unit(days))
+    return f"{_listed(lacking)} {verb} no window for {_span(days)} ({count}), which {_listed(others)} {them}"
+
+
+def _gap(by_start: Sequence[ExpectedWindow], by_end: Sequence[ExpectedWindow], days: Days) -> str:
+    """Describe days that no model tests by the windows before and after them; each list is sorted by that time."""
+    end = by_end[bisect.bisect_left(by_end, days[0], key=attrgetter("end")) - 1].end
+    before = by_end[bisect.bisect_left(by_end, end, key=attrgetter("end"))]
+    after = by_start[bisect.bisect_right(by_start, days[-1], key=attrgetter("start"))]
     lie = "lies" if len(days) == 1 else "lie"
     return f"{counted(len(days), _unit(days))} {lie} between {before.key} and {after.key}: {_span(days)}"
 

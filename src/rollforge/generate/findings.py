@@ -46,6 +46,7 @@ def group_findings(found: Sequence[Iterable[Finding]], titles: Sequence[str]) ->
             group = groups.setdefault((one.subject, one.result, one.key or one.text, one.advice), {})
             group.setdefault(title, one)
     doubtful = {subject for subject, result, _, _ in groups if result is not CheckResult.CLEAN}
+    number = len(set(titles))
     checks = []
     for (subject, result, _, advice), group in groups.items():
         if result is CheckResult.CLEAN and subject in doubtful:
@@ -53,7 +54,7 @@ def group_findings(found: Sequence[Iterable[Finding]], titles: Sequence[str]) ->
         first_title, first = next(iter(group.items()))
         differ = len({one.text for one in group.values()}) > 1
         text = f"for example in {first_title}, {first.text}" if differ and first_title else first.text
-        everywhere = len(group) == len(set(titles))
+        everywhere = len(group) == number
         days = tuple(sorted({day for one in group.values() for day in one.days}))
         about = () if everywhere else tuple(group)
         where = (

@@ -7,7 +7,6 @@ renaming a model does not retrain anything.
 from __future__ import annotations
 
 import datetime as dt
-import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -156,7 +155,7 @@ def model_names(definitions: Sequence[Mapping[str, object]], given: Sequence[str
 def _names_meant(tests: Mapping[str, set[str]]) -> dict[str, str]:
     """Map the names given to tasks of one variant to names of models; `tests` has the days tested under each name."""
     names = [name for name in tests if name]
-    apart = any(tests[a] & tests[b] for a, b in itertools.combinations(names, 2))
+    apart = len(set().union(*(tests[name] for name in names))) < sum(len(tests[name]) for name in names)
     return {} if apart or not names else dict.fromkeys(tests, names[0])
 
 
@@ -169,9 +168,11 @@ def _names_of(examples: Mapping[tuple[str, str], Mapping[str, object]]) -> dict[
     bare = [_without_windows(examples[key]) for key in models]
     for key, part in zip(models, differing_parts(bare), strict=True):
         names[key] = names[key] or part
-    for name, count in Counter(key[1] for key in models).items():
-        alike = [key for key in models if key[1] == name]
-        if name and count > 1:
+    same: dict[str, list[tuple[str, str]]] = {}
+    for key in models:
+        same.setdefault(key[1], []).append(key)
+    for name, alike in same.items():
+        if name and len(alike) > 1:
             parts = differing_parts([_without_windows(examples[key]) for key in alike])
             names.update((key, f"{name}, {part}") for key, part in zip(alike, parts, strict=True))
     counts = Counter(names.values())

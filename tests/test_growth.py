@@ -1,4 +1,4 @@
-"""The work of a store in memory for one task does not grow with the number of tasks in the pool."""
+"""The work for one task, window or model does not grow with their number."""
 
 from __future__ import annotations
 
@@ -7,8 +7,13 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 
+from rollforge.collect import coverage
+from rollforge.collect.coverage import ExpectedWindow, check_coverage
+from rollforge.generate.naming import model_names
 from rollforge.store.base import TaskStore
 from rollforge.store.memory import MemoryStore
 from rollforge.task import Status
@@ -112,3 +117,41 @@ def test_a_query_of_many_ids_looks_at_each_once() -> None:
         store, ids = pool_of(number)
         found.append(steps(lambda store=store, ids=ids: list(store.query("p", {"_id": {"$in": ids}}))))  # type: ignore[misc]
     assert found[1] < 12 * found[0], found
+
+
+# -- windows -----------------------------------------------------------------------------------------------------------
+
+DAYS = np.array(pd.bdate_range("1990-01-01", periods=2000), dtype="datetime64[D]")
+
+
+def check_gaps(number: int) -> object:
+    windows = [ExpectedWindow(f"w{i}", DAYS[5 * i], DAYS[5 * i + 3], "failed") for i in range(number)]
+    return check_coverage(windows, DAYS, {})
+
+
+def check_overlapping(number: int) -> object:
+    windows = [ExpectedWindow(f"w{i}", DAYS[5 * i], DAYS[-1], "failed") for i in range(number)]
+    return check_coverage(windows, DAYS, {})
+
+
+def name(number: int) -> object:
+    segments = [{"test": (str(DAYS[5 * i]), str(DAYS[5 * i + 4]))} for i in range(number)]
+    tasks = [{"model": {"class": "A"}, "dataset": {"kwargs": {"segments": one}}} for one in segments]
+    return model_names(tasks, [f"name {i}" for i in range(number)])
+
+
+@pytest.mark.parametrize("work", [check_gaps, check_overlapping, name])
+def test_the_work_for_a_window_does_not_grow(work: Callable[[int], object]) -> None:
+    """Eight times as many windows take about eight times as many steps."""
+    work(2)
+    found = [steps(lambda number=number: work(number)) for number in (40, 320)]  # type: ignore[misc]
+    assert found[1] < 12 * found[0], found
+
+
+def test_days_are_compared_once_for_all_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The days that the same models test are found once, and not for each model."""
+    calls = []
+    pattern = coverage._pattern
+    monkeypatch.setattr(coverage, "_pattern", lambda tested: calls.append(tested.shape) or pattern(tested))
+    check_coverage([ExpectedWindow(f"w{i}", DAYS[0], DAYS[9 - i], "failed", f"m{i}") for i in range(5)], DAYS, {})
+    assert calls == [(5, len(DAYS))]
