@@ -399,6 +399,23 @@ def size_of(task: dict[str, Any]) -> int:
     return len(task["text"])
 
 
+def get_ready_slowly() -> None:
+    time.sleep(2)
+
+
+def test_a_process_that_does_not_get_ready_is_reported(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Only once; without a time limit it is waited for."""
+    monkeypatch.setattr(worker_process, "START_SECONDS", 0.2)
+    store = MemoryStore()
+    store.create("p", [{"text": "short"}])
+    WorkerPool(store, Job("p", size_of, preload=get_ready_slowly), Session(threads=1), jobs=1).run()
+    (task,) = store.query("p")
+    assert (task.status, task.result) == (Status.DONE, 5)
+    assert caplog.text.count("is not ready after 0.2 s; it says: ") == 1
+
+
 @pytest.mark.slow
 def test_a_process_that_does_not_read_its_task_does_not_block_its_worker() -> None:
     """If a task does not fit into the pipe to a stopped process, the rest is sent when the process continues; `assign`

@@ -186,6 +186,7 @@ class WorkerProcess:
         self._oom_kills = 0
         self._timed_out = False
         self._stopped = StopTimer()
+        self._told_slow = False
         self.task: TaskRecord | None = None
         self.began = 0.0
         """When the task was given to the process."""
@@ -333,6 +334,7 @@ class WorkerProcess:
         self._messages = Messages(ours, 2 * LIMITS["result_size"].value + 2**20)
         self._process, self._pipe, self.ready, self._invalid_message = process, ours, False, ""
         self._next_job = (self._session, job)
+        self._told_slow = False
         self.failed = False
 
     def _forget(self) -> None:
@@ -428,16 +430,19 @@ class WorkerProcess:
         """Return whether the task exceeded its time limit; if so, kill its process, which :meth:`outcome` reports.
 
         The time that the process takes to start does not count, but a process that does not get ready in time is killed
-        too. So is one that is stopped by a signal for as long as a lease: a stopped worker also loses its tasks then.
+        too; without a time limit, it is only reported. One that is stopped by a signal for as long as a lease is killed:
+        a stopped worker also loses its tasks then.
         """
         if self.task is None or self._timed_out:
             return False
         if self._process is not None and self._process.pid is not None and self._stopped.check(self._process.pid):
             self.kill()
             return True
+        now = time.perf_counter()
+        if not self.ready and now - self.began > START_SECONDS:
+            self._tell_slow()
         if self._job.timeout is None:
             return False
-        now = time.perf_counter()
         if self._running_since is None:
             late = now - self.began > max(START_SECONDS, self._job.timeout)
         else:
@@ -446,6 +451,13 @@ class WorkerProcess:
             self._timed_out = True
             self.kill()
         return late
+
+    def _tell_slow(self) -> None:
+        """Log a warning, once, about a process that does not get ready, as it may never do without a time limit."""
+        if not self._told_slow:
+            self._told_slow = True
+            said = (self.log().splitlines() or ["nothing"])[-1]
+            log.warning("worker process %d is not ready after %g s; it says: %s", self.pid, START_SECONDS, said)
 
     def kill(self) -> None:
         """Kill the process."""
