@@ -76,7 +76,7 @@ def on_a_terminal(commands: list[list[str]], folder: Path, **variables: str) -> 
             if not part:
                 break
             seen += part
-        assert process.wait(60) == 0, seen.decode("utf-8", "replace")[-3000:]
+        assert process.wait(200) == 0, seen.decode("utf-8", "replace")[-3000:]
     finally:
         process.kill()
         process.wait()

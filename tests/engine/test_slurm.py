@@ -53,7 +53,7 @@ def slurm(server: SlurmServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     soon(lambda: not server.jobs())
 
 
-def soon(condition: Callable[[], object], seconds: float = 60.0) -> None:
+def soon(condition: Callable[[], object], seconds: float = 180.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not happen"

@@ -350,7 +350,7 @@ def test_an_incomplete_panel_is_never_used(session: Session) -> None:
     started = context.Event()
     builder = context.Process(target=build_slowly, args=(session, started))
     builder.start()
-    assert started.wait(60)
+    assert started.wait(300)
     builder.kill()
     builder.join()
     root = Path(session.cache) / "panels"

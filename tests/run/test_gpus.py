@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -178,14 +179,29 @@ def test_halves_share_one_gpu() -> None:
 @pytest.mark.slow
 def test_gpus_in_use_are_waited_for(caplog: pytest.LogCaptureFixture) -> None:
     """No task is claimed while another process has the GPUs; the log says what is waited for."""
-    code = "import time; from rollforge.run.gpus import take_gpus; s = take_gpus(2); print(flush=True); time.sleep(3)"
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as other:
+    code = "from rollforge.run.gpus import take_gpus; s = take_gpus(2); print(flush=True); input()"
+    waits = "waiting for a GPU: all that this process may use are in use by others"
+    ended: list[float] = []
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+
+        def end() -> None:
+            deadline = time.monotonic() + 60
+            while waits not in caplog.text and time.monotonic() < deadline:
+                time.sleep(0.05)
+            time.sleep(1.5)
+            ended.append(time.monotonic())
+            other.kill()
+
         assert other.stdout is not None
         other.stdout.readline()
-        began = time.monotonic()
+        ending = threading.Thread(target=end)
+        ending.start()
         used = intervals(1, jobs=2)
-    assert min(one["began"] for one in used) > began + 1.5
-    assert caplog.text.count("waiting for a GPU: all that this process may use are in use by others") == 1
+        ending.join()
+    assert min(one["began"] for one in used) > ended[0]
+    assert caplog.text.count(waits) == 1
 
 
 def test_the_command_refuses_more_than_there_are(small_market: Path, tmp_path: Path) -> None:

@@ -266,7 +266,7 @@ with using(Session(store_uri={session.store_uri!r}, tracking_uri={session.tracki
     helper = subprocess.Popen([sys.executable, "-c", code])
     made = trainer({"TrainerRM": TrainerRM, "DelayTrainerRM": DelayTrainerRM}[kind], skip_run_task=True)
     recorders = made([{"x": i} for i in range(3)])
-    assert helper.wait(60) == 0
+    assert helper.wait(300) == 0
     assert [r.list_metrics()["x"] for r in recorders] == [0, 1, 2]
     assert {r.list_tags()["pid"] for r in recorders} == {str(helper.pid)}
 

@@ -463,7 +463,7 @@ def start_worker(uri: str, *options: str, code: str = "sleepy") -> subprocess.Po
     )
 
 
-def until(condition: Any, seconds: float = 30) -> None:
+def until(condition: Any, seconds: float = 120) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
@@ -471,7 +471,7 @@ def until(condition: Any, seconds: float = 30) -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "grace", "left"), [(3.0, "30", Status.DONE), (600.0, "0", Status.WAITING)], ids=["finish", "give back"]
+    ("seconds", "grace", "left"), [(3.0, "90", Status.DONE), (600.0, "0", Status.WAITING)], ids=["finish", "give back"]
 )
 def test_after_sigterm_a_task_finishes_or_is_given_back(
     seconds: float, grace: str, left: Status, tmp_path: Path
@@ -484,7 +484,7 @@ def test_after_sigterm_a_task_finishes_or_is_given_back(
     until(lambda: store.count("p").get(Status.RUNNING))
     time.sleep(0.5)
     worker.terminate()
-    worker.communicate(timeout=60)
+    worker.communicate(timeout=180)
     assert worker.returncode == 0
     first, second = store.query("p")
     assert (first.status, first.attempt) == (left, 0)
@@ -529,7 +529,7 @@ def test_the_tasks_of_a_killed_worker_command_are_taken_over(tmp_path: Path) -> 
     worker.communicate()
     pids = [int(pid) for pid in children.stdout.split()]
     until(lambda: not any(_computes(pid) for pid in pids))
-    until(lambda: bool(store.claim("p", worker="next", lease=60)), 10)
+    until(lambda: bool(store.claim("p", worker="next", lease=60)))
 
 
 def _computes(pid: int) -> bool:
