@@ -110,12 +110,13 @@ def test_work_for_one_task_does_not_grow_with_the_pool(prepare: Prepare, work: W
     assert found[1] < 1.5 * found[0], found
 
 
-def test_a_query_of_many_ids_looks_at_each_once() -> None:
+@pytest.mark.parametrize("operator", ["$in", "$nin"])
+def test_a_query_of_many_ids_looks_at_each_once(operator: str) -> None:
     """The steps of a query with a list of ids grow in proportion to the list."""
     found = []
     for number in (50, 400):
         store, ids = pool_of(number)
-        found.append(steps(lambda store=store, ids=ids: list(store.query("p", {"_id": {"$in": ids}}))))  # type: ignore[misc]
+        found.append(steps(lambda store=store, ids=ids: list(store.query("p", {"_id": {operator: ids}}))))  # type: ignore[misc]
     assert found[1] < 12 * found[0], found
 
 

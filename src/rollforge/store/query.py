@@ -13,6 +13,7 @@ import re
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from rollforge.errors import ConfigError, nearest
@@ -175,6 +176,15 @@ def _storable(value: object) -> object:
     return {k: _storable(v) for k, v in value.items()} if isinstance(value, dict) else value
 
 
+class _Values(tuple[Any, ...]):
+    """The values of ``$in``, of which there may be thousands."""
+
+    @cached_property
+    def texts(self) -> frozenset[str]:
+        """Those that are strings."""
+        return frozenset(v for v in self if isinstance(v, str))
+
+
 def _operation(path: tuple[str, ...], op: str, value: Any) -> Node:
     if op not in _OPERATORS:
         raise ConfigError(
@@ -189,7 +199,7 @@ def _operation(path: tuple[str, ...], op: str, value: Any) -> Node:
     if op in ("$in", "$nin"):
         if not isinstance(value, (list, tuple, set, frozenset)):
             raise ConfigError(f"{op} needs a list, found {value!r}.", path="query")
-        one_of = Compare(path, "$in", tuple(_value(v) for v in value))
+        one_of = Compare(path, "$in", _Values(_value(v) for v in value))
         return one_of if op == "$in" else Not(one_of)
     if op == "$regex":
         try:
@@ -283,6 +293,10 @@ def _holds(found: object, op: str, value: Any) -> bool:
 def compare(document: object, path: tuple[str, ...], op: str, value: Any) -> bool:
     """Return whether a comparison is true for a document in searchable form."""
     if op == "$in":
+        if isinstance(value, _Values):
+            texts = list(found_at(document, path))
+            if texts and all(isinstance(one, str) for one in texts):  # a string equals only strings
+                return not value.texts.isdisjoint(texts)
         return any(compare(document, path, "$eq", v) for v in value)
     found = list(found_at(document, path))
     if op == "$exists":
