@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from growing import DAYS, Market, live, manager, prices, template
-from rollforge.session import amend
+from rollforge.session import amend, current_session
 
 FEATURES = [f"Ref($close,{1 + n % 8})/$close-{n}" for n in range(200)]
 CODES = 26
@@ -46,7 +46,7 @@ def bytes_written() -> int:
 def test_a_day_writes_its_own_rows(tmp_path: Path) -> None:
     """Predictions of the window, marks of the data and entries are small; neither the panel nor the data are copied."""
     market = Market(tmp_path / "data", prices(CODES))
-    cache, runs, home = (tmp_path / name for name in ("cache", "runs", "home"))
+    cache, runs, home = Path(current_session().cache), tmp_path / "runs", tmp_path / "home"
     amend(provider_uri=str(market.folder), tracking_uri=f"folder:{runs}", store_uri=f"sqlite:///{home}/tasks.db")
     wide = template()
     config = wide["dataset"]["kwargs"]["handler"]["kwargs"]["data_loader"]["kwargs"]["config"]
