@@ -18,20 +18,8 @@ def test_every_task_has_one_result_after_a_storm_on_a_cluster(engine: str, libra
     """No task is lost, runs twice at once or gets the result of another one; each has a complete run. `make storm` does
     the same on a larger scale."""
     pytest.importorskip(library, reason=f"{library} is not installed: pip install 'rollforge[{engine}]'")
-    options = [
-        "--engine",
-        engine,
-        "--tasks",
-        "60",
-        "--machines",
-        "3",
-        "--pause",
-        "1",
-        "--seconds",
-        "40",
-        "--limit",
-        "300",
-    ]
+    size = "--tasks 60 --machines 3 --pause 1 --seconds 40 --limit 300"
+    options = ["--engine", engine, *size.split()]
     done = subprocess.run(
         [sys.executable, str(STORM), *options], capture_output=True, text=True, timeout=450, check=False
     )
